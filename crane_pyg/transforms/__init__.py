@@ -1,1 +1,22 @@
+r"""Graph transforms for multimodal recommendation."""
 
+from crane_pyg.transforms.drop_edges import DegreeDropEdges, degree_drop
+from crane_pyg.transforms.dual_graph import BuildDualGraph
+from crane_pyg.transforms.knn import knn_item_graph, merge_item_graphs
+from crane_pyg.transforms.norm import row_norm, symmetric_norm
+from crane_pyg.transforms.profile import AddUserProfiles, user_profiles
+
+__all__ = [
+    'AddUserProfiles',
+    'BuildDualGraph',
+    'DegreeDropEdges',
+    'degree_drop',
+    'knn_item_graph',
+    'merge_item_graphs',
+    'row_norm',
+    'symmetric_norm',
+    'user_profiles',
+]
+
+classes = __all__[:3]
+functions = __all__[3:]

@@ -1,0 +1,187 @@
+import math
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.data.hetero_data import HeteroData
+from torch_geometric.data.storage import EdgeStorage
+
+EdgeType = tuple[str, str, str]
+
+
+def as_plain(edge_index: Tensor) -> Tensor:
+    if isinstance(edge_index, EdgeIndex):
+        return edge_index.as_tensor()
+    return edge_index
+
+
+def check_edge_index(edge_index: Tensor, num_src: int, num_dst: int) -> None:
+    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(
+            f"'edge_index' needs to be of shape [2, num_edges] "
+            f'(got {list(edge_index.shape)})'
+        )
+    if edge_index.dtype not in {torch.int64, torch.int32}:
+        raise ValueError(
+            f"'edge_index' needs to hold integers (got {edge_index.dtype})"
+        )
+    if edge_index.numel() == 0:
+        return
+    for row, size in zip(as_plain(edge_index), (num_src, num_dst), strict=True):
+        low, high = (int(v) for v in row.aminmax())
+        if low < 0 or high >= size:
+            raise ValueError(
+                f"'edge_index' needs to hold indices from 0 to {size - 1} "
+                f'(got {low if low < 0 else high})'
+            )
+
+
+def get_num_nodes(data: HeteroData, node_type: str) -> int:
+    if node_type in data.node_types and data[node_type].can_infer_num_nodes:
+        return int(data[node_type].num_nodes)
+    raise ValueError(
+        f"'num_nodes' is missing for node type '{node_type}' "
+        f'(found node types {data.node_types})'
+    )
+
+
+def get_edges(
+    data: HeteroData, edge_type: EdgeType
+) -> tuple[EdgeStorage, int, int]:
+    r"""Returns the checked store of an edge type and its two node counts."""
+    if edge_type not in data.edge_types or 'edge_index' not in data[edge_type]:
+        raise ValueError(
+            f"'edge_index' is missing for edge type {edge_type} "
+            f'(found edge types {data.edge_types})'
+        )
+    num_src = get_num_nodes(data, edge_type[0])
+    num_dst = get_num_nodes(data, edge_type[2])
+    check_edge_index(data[edge_type].edge_index, num_src, num_dst)
+    return data[edge_type], num_src, num_dst
+
+
+def get_modalities(data: HeteroData, node_type: str) -> dict[str, Tensor]:
+    num_nodes = get_num_nodes(data, node_type)
+    xs = {k[2:]: x for k, x in data[node_type].items() if k.startswith('x_')}
+    if len(xs) == 0:
+        raise ValueError(
+            f"Node type '{node_type}' needs to have at least one modality "
+            f"'x_<name>' (found {list(data[node_type].keys())})"
+        )
+    for name, x in xs.items():
+        check_features(x, f'x_{name}')
+        if x.size(0) != num_nodes:
+            raise ValueError(
+                f"'x_{name}' needs to have one row per node of '{node_type}' "
+                f'(got {x.size(0)} rows for {num_nodes} nodes)'
+            )
+    return xs
+
+
+def check_positive(value: int, name: str) -> None:
+    if value <= 0:
+        raise ValueError(f"'{name}' needs to be positive (got {value})")
+
+
+def check_weights(
+    weights: dict[str, float],
+    names: list[str],
+    arg: str = 'weights',
+) -> None:
+    for name, weight in weights.items():
+        if name not in names:
+            raise ValueError(
+                f"'{arg}' names an unknown modality (got '{name}', but "
+                f'expected one of {names})'
+            )
+        if not math.isfinite(weight) or weight < 0:
+            raise ValueError(
+                f"'{arg}' needs to be finite and non-negative (got {weight} "
+                f"for '{name}')"
+            )
+    if not any(weights.values()):
+        raise ValueError(
+            f"'{arg}' needs to have a positive entry (got {weights})"
+        )
+
+
+def check_features(x: object, name: str) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"'{name}' needs to be a tensor (got {type(x)})")
+    if x.dim() != 2:
+        raise ValueError(
+            f"'{name}' needs to be two-dimensional (got {list(x.shape)})"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"'{name}' needs to be floating (got {x.dtype})")
+
+
+def check_edge_type(edge_type: EdgeType) -> EdgeType:
+    if len(edge_type) != 3:
+        raise ValueError(
+            f"'edge_type' needs to hold three names (got {edge_type})"
+        )
+    src, rel, dst = edge_type
+    return (src, rel, dst)
+
+
+def rev_edge_type(edge_type: EdgeType) -> EdgeType:
+    src, rel, dst = edge_type
+    return (dst, f'rev_{rel}', src)
+
+
+def sort_by_col(
+    edge_index: Tensor,
+    index: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    r"""Sorts the edges, or those in the ascending :obj:`index`, by destination.
+
+    Also returns where they stood, or :obj:`None` if nothing moved.
+    """
+    is_sorted = (
+        isinstance(edge_index, EdgeIndex) and edge_index.is_sorted_by_col
+    )
+    edge_index = as_plain(edge_index).long()
+    if index is not None:
+        edge_index = edge_index[:, index]
+    if is_sorted:
+        return edge_index, index
+    col, perm = edge_index[1].sort(stable=True)
+    edge_index = torch.stack([edge_index[0][perm], col])
+    return edge_index, perm if index is None else index[perm]
+
+
+def to_edge_index(edge_index: Tensor, num_src: int, num_dst: int) -> EdgeIndex:
+    return EdgeIndex(
+        edge_index.contiguous(),
+        sparse_size=(num_src, num_dst),
+        sort_order='col',
+    ).fill_cache_()
+
+
+def edge_attrs(store: EdgeStorage, num_edges: int) -> dict[str, Tensor]:
+    r"""Returns per-edge tensors; label tensors belong to held-out pairs."""
+    return {
+        key: value
+        for key, value in store.items()
+        if isinstance(value, Tensor)
+        and value.dim() > 0
+        and value.size(0) == num_edges
+        and key not in {'edge_index', 'edge_weight'}
+        and 'label' not in key
+    }
+
+
+def set_edges(
+    store: EdgeStorage,
+    edge_index: EdgeIndex,
+    edge_weight: Tensor,
+    attrs: dict[str, Tensor] | None = None,
+) -> None:
+    if 'edge_index' in store:  # Attributes in the old order of edges.
+        for key in edge_attrs(store, store['edge_index'].size(1)):
+            del store[key]
+    for key, value in (attrs or {}).items():
+        store[key] = value
+    store['edge_index'] = edge_index
+    store['edge_weight'] = edge_weight

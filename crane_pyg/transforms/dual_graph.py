@@ -1,0 +1,168 @@
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.data.hetero_data import HeteroData
+from torch_geometric.transforms.base_transform import BaseTransform
+
+from crane_pyg.transforms._utils import (
+    EdgeType,
+    check_edge_type,
+    check_positive,
+    check_weights,
+    edge_attrs,
+    get_edges,
+    get_modalities,
+    rev_edge_type,
+    set_edges,
+    sort_by_col,
+    to_edge_index,
+)
+from crane_pyg.transforms.knn import knn_item_graph, merge_item_graphs
+from crane_pyg.transforms.norm import row_norm, symmetric_norm
+
+
+@functional_transform('build_dual_graph')
+class BuildDualGraph(BaseTransform):
+    r"""Adds the two graphs of the `"Cross-Modal Attention Network with Dual
+    Graph Learning in Multimodal Recommendation"
+    <https://arxiv.org/abs/2601.11151>`_ paper: the user-item graph in both
+    directions, and an item graph of nearest neighbors in every modality
+    (functional name: :obj:`build_dual_graph`).
+
+    .. math::
+        \mathbf{S} = \sum_m w_m \, \mathbf{D}_m^{-1} \mathbf{S}_m, \qquad
+        \hat{\mathbf{A}} = \mathbf{D}_1^{-1/2} \mathbf{A} \mathbf{D}_2^{-1/2}
+
+    :math:`\mathbf{S}_m` holds the edges of
+    :func:`~crane_pyg.transforms.knn_item_graph`, and all three graphs
+    are normalized by :func:`~crane_pyg.transforms.symmetric_norm`.
+    Modalities are the attributes :obj:`x_<name>` of the item nodes. A row
+    that holds a NaN or only zeros lacks the modality: its other modalities
+    take the share, see :func:`~crane_pyg.transforms.merge_item_graphs`.
+
+    Every :obj:`edge_index` becomes a column-sorted
+    :class:`~torch_geometric.EdgeIndex` with filled caches, next to its
+    :obj:`edge_weight`, which replaces an earlier one. Other per-edge tensors
+    of the training pairs are sorted along and copied to the reverse edge
+    type. Only the :obj:`edge_index` of :obj:`edge_type` is read: held-out
+    pairs in :obj:`*_edge_label_index` enter no graph and are left as they are.
+
+    Args:
+        k (int, optional): The number of neighbors of an item in each
+            modality. (default: :obj:`10`)
+        modality_weights (dict, optional): The weight :math:`w_m` of each
+            modality; one that is not named is left out. All weights are equal
+            if not given. (default: :obj:`None`)
+        weighting (str, optional): Whether the edges into an item in one
+            modality have equal weights (:obj:`"uniform"`), or weights
+            proportional to the non-negative part of their similarity
+            (:obj:`"cosine"`). (default: :obj:`"uniform"`)
+        block_size (int, optional): The number of items compared with all
+            others at once. (default: :obj:`1024`)
+        edge_type (tuple, optional): The edge type that holds the training
+            pairs, from users to items.
+            (default: :obj:`('user', 'rates', 'item')`)
+        item_edge (str, optional): The name of the relation between items.
+            (default: :obj:`"similar_to"`)
+
+    Raises:
+        ValueError: If an option is out of range, if the edge type, a number
+            of nodes or every modality is missing, or if features, weights or
+            indices do not fit the nodes.
+    """
+
+    def __init__(
+        self,
+        k: int = 10,
+        modality_weights: dict[str, float] | None = None,
+        weighting: Literal['uniform', 'cosine'] = 'uniform',
+        block_size: int = 1024,
+        edge_type: EdgeType = ('user', 'rates', 'item'),
+        item_edge: str = 'similar_to',
+    ) -> None:
+        check_positive(k, 'k')
+        check_positive(block_size, 'block_size')
+        if modality_weights is not None:
+            names = list(modality_weights)
+            check_weights(modality_weights, names, 'modality_weights')
+        if weighting not in {'uniform', 'cosine'}:
+            raise ValueError(
+                f"'weighting' needs to be 'uniform' or 'cosine' "
+                f"(got '{weighting}')"
+            )
+        self.k = k
+        self.modality_weights = modality_weights
+        self.weighting = weighting
+        self.block_size = block_size
+        self.edge_type = check_edge_type(edge_type)
+        self.item_edge = item_edge
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        r"""Returns the data with both graphs."""
+        item_type = self.edge_type[2]
+        _, _, num_items = get_edges(data, self.edge_type)
+        xs = get_modalities(data, item_type)
+
+        edge_index, edge_weight = self._item_graph(xs, num_items)
+        set_edges(
+            data[item_type, self.item_edge, item_type],
+            to_edge_index(edge_index, num_items, num_items),
+            symmetric_norm(edge_index, num_items, num_items, edge_weight),
+        )
+        return set_user_item_graph(data, self.edge_type)
+
+    def _item_graph(
+        self,
+        xs: dict[str, Tensor],
+        num_items: int,
+    ) -> tuple[Tensor, Tensor]:
+        weights = self.modality_weights or dict.fromkeys(xs, 1.0)
+        check_weights(weights, list(xs), 'modality_weights')
+
+        graphs = {}
+        for name in [name for name, weight in weights.items() if weight > 0]:
+            edge_index, sim = knn_item_graph(xs[name], self.k, self.block_size)
+            value = sim.clamp(min=0.0) if self.weighting == 'cosine' else None
+            value = row_norm(edge_index, num_items, num_items, value)
+            graphs[name] = (edge_index, value)
+        weights = {name: weights[name] for name in graphs}
+        return merge_item_graphs(graphs, weights, num_items)
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}(k={self.k}, '
+            f'modality_weights={self.modality_weights}, '
+            f"weighting='{self.weighting}', block_size={self.block_size}, "
+            f"edge_type={self.edge_type}, item_edge='{self.item_edge}')"
+        )
+
+
+def set_user_item_graph(
+    data: HeteroData,
+    edge_type: EdgeType,
+    index: Tensor | None = None,
+) -> HeteroData:
+    r"""Sets both directions of the user-item graph, of the edges in
+    :obj:`index` if given, in place.
+    """
+    store, num_src, num_dst = get_edges(data, edge_type)
+    attrs = edge_attrs(store, store.edge_index.size(1))
+    edge_index, perm = sort_by_col(store.edge_index, index)
+    if perm is not None:
+        attrs = {key: value[perm] for key, value in attrs.items()}
+
+    edge_index = to_edge_index(edge_index, num_src, num_dst)
+    edge_weight = symmetric_norm(edge_index, num_src, num_dst)
+    set_edges(store, edge_index, edge_weight, attrs)
+
+    (_, dst), perm = edge_index.get_csr()
+    rev_edge_index = torch.stack([dst, edge_index.as_tensor()[0][perm]])
+    set_edges(
+        data[rev_edge_type(edge_type)],
+        to_edge_index(rev_edge_index, num_dst, num_src),
+        edge_weight[perm],
+        {key: value[perm] for key, value in attrs.items()},
+    )
+    return data
