@@ -1,0 +1,150 @@
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sampled_softmax_loss(
+    pos_score: Tensor,
+    neg_score: Tensor,
+    neg_mask: Tensor | None = None,
+    log_q_pos: Tensor | None = None,
+    log_q_neg: Tensor | None = None,
+) -> Tensor:
+    r"""The functional form of :class:`SampledSoftmaxLoss`, on logits.
+
+    Args:
+        pos_score (torch.Tensor): Logits of the positives :math:`(B)`.
+        neg_score (torch.Tensor): Logits of the negatives :math:`(B, S)`.
+        neg_mask (torch.Tensor, optional): :obj:`True` where a negative is a
+            positive of its row, and is left out :math:`(B, S)`.
+            (default: :obj:`None`)
+        log_q_pos (torch.Tensor, optional): Log-probability with which the
+            positives would be drawn as negatives :math:`(B)`.
+            (default: :obj:`None`)
+        log_q_neg (torch.Tensor, optional): The same of the negatives
+            :math:`(S)`. (default: :obj:`None`)
+    """
+    if log_q_pos is not None and log_q_neg is not None:
+        pos_score = pos_score - log_q_pos
+        neg_score = neg_score - log_q_neg
+    if neg_mask is not None:
+        neg_score = neg_score.masked_fill(neg_mask, float('-inf'))
+    logits = torch.cat([pos_score.unsqueeze(-1), neg_score], dim=-1)
+    return (logits.logsumexp(dim=-1) - pos_score).mean()
+
+
+def info_nce_loss(x: Tensor, y: Tensor, temperature: float = 0.2) -> Tensor:
+    r"""The functional form of :class:`InfoNCELoss`."""
+    logits = F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).t() / temperature
+    target = torch.arange(x.size(0), device=x.device)
+    return 0.5 * (
+        F.cross_entropy(logits, target) + F.cross_entropy(logits.t(), target)
+    )
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(
+            f"'temperature' needs to be positive (got {temperature})"
+        )
+
+
+class SampledSoftmaxLoss(torch.nn.Module):
+    r"""The softmax loss over one positive and :math:`S` negatives that the
+    whole mini-batch shares.
+
+    .. math::
+        \mathcal{L} = - \frac{1}{B} \sum_{(u, i)} \log
+        \frac{\exp(s_{ui} / \tau)}
+        {\exp(s_{ui} / \tau) + \sum_{j \in \mathcal{S}} \exp(s_{uj} / \tau)}
+
+    where :math:`s` is the cosine of the embeddings of user and item, or their
+    inner product. With uniform negatives, see
+    `"On the Effectiveness of Sampled Softmax Loss for Item Recommendation"
+    <https://arxiv.org/abs/2201.02327>`_.
+
+    Args:
+        temperature (float, optional): :math:`\tau`. (default: :obj:`0.2`)
+        normalize (bool, optional): If set to :obj:`False`, :math:`s` is the
+            inner product. (default: :obj:`True`)
+
+    Shapes:
+        - **input:** users :math:`(B, d)`, positive items :math:`(B, d)`,
+          negative items :math:`(S, d)`, mask :math:`(B, S)`, :obj:`True`
+          where a negative is left out *(optional)*
+        - **output:** scalar
+
+    Raises:
+        ValueError: If :obj:`temperature` is not positive.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.2,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        _check_temperature(temperature)
+        self.temperature = temperature
+        self.normalize = normalize
+
+    def forward(
+        self,
+        user: Tensor,
+        pos_item: Tensor,
+        neg_item: Tensor,
+        neg_mask: Tensor | None = None,
+    ) -> Tensor:
+        """"""  # noqa: D419
+        if self.normalize:
+            user = F.normalize(user, dim=-1)
+            pos_item = F.normalize(pos_item, dim=-1)
+            neg_item = F.normalize(neg_item, dim=-1)
+        user = user / self.temperature
+        pos_score = (user * pos_item).sum(dim=-1)
+        return sampled_softmax_loss(pos_score, user @ neg_item.t(), neg_mask)
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}(temperature={self.temperature})'
+
+
+class InfoNCELoss(torch.nn.Module):
+    r"""The contrastive loss between two views of the same nodes from the
+    `"Representation Learning with Contrastive Predictive Coding"
+    <https://arxiv.org/abs/1807.03748>`_ paper, taken in both directions.
+
+    .. math::
+        \mathcal{L} = - \frac{1}{2N} \sum_{n} \left( \log
+        \frac{\exp(\cos(\mathbf{x}_n, \mathbf{y}_n) / \tau)}
+        {\sum_m \exp(\cos(\mathbf{x}_n, \mathbf{y}_m) / \tau)} + \log
+        \frac{\exp(\cos(\mathbf{x}_n, \mathbf{y}_n) / \tau)}
+        {\sum_m \exp(\cos(\mathbf{x}_m, \mathbf{y}_n) / \tau)} \right)
+
+    Args:
+        temperature (float, optional): :math:`\tau`. (default: :obj:`0.2`)
+
+    Shapes:
+        - **input:** two views of the same nodes, each :math:`(N, d)`
+        - **output:** scalar
+
+    Raises:
+        ValueError: If :obj:`temperature` is not positive, or the views differ
+            in shape.
+    """
+
+    def __init__(self, temperature: float = 0.2) -> None:
+        super().__init__()
+        _check_temperature(temperature)
+        self.temperature = temperature
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """"""  # noqa: D419
+        if x.size() != y.size():
+            raise ValueError(
+                f'The two views need to have the same shape '
+                f'(got {list(x.size())} and {list(y.size())})'
+            )
+        return info_nce_loss(x, y, self.temperature)
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}(temperature={self.temperature})'
