@@ -16,6 +16,7 @@ __all__ = ['evaluate', 'evaluate_scores', 'top_k']
 Scores = Iterator[tuple[Tensor, Tensor]]
 
 
+@torch.no_grad()
 def top_k(
     user_emb: Tensor,
     item_emb: Tensor,
@@ -58,9 +59,10 @@ def top_k(
     )
     rows = Exclusion(exclude, num_users, num_items, user_emb.device)
     outs = [_top_k(score, k, rows, users) for users, score in scores]
-    return torch.cat(outs) if outs else user_index.new_empty(0, k)
+    return torch.cat(outs)
 
 
+@torch.no_grad()
 def evaluate(
     user_emb: Tensor,
     item_emb: Tensor,
@@ -101,6 +103,7 @@ def evaluate(
     return evaluate_scores(scores, size, edge_label_index, exclude, ks)
 
 
+@torch.no_grad()
 def evaluate_scores(
     scores: Scores,
     size: tuple[int, int],

@@ -23,7 +23,17 @@ def sampled_softmax_loss(
             (default: :obj:`None`)
         log_q_neg (torch.Tensor, optional): The same of the negatives
             :math:`(S)`. (default: :obj:`None`)
+
+    Raises:
+        ValueError: If only one of :obj:`log_q_pos` and :obj:`log_q_neg` is
+            given.
     """
+    if (log_q_pos is None) != (log_q_neg is None):
+        given = 'log_q_neg' if log_q_pos is None else 'log_q_pos'
+        raise ValueError(
+            f"'log_q_pos' and 'log_q_neg' need to be given together "
+            f"(got only '{given}')"
+        )
     if log_q_pos is not None and log_q_neg is not None:
         pos_score = pos_score - log_q_pos
         neg_score = neg_score - log_q_neg
@@ -33,9 +43,26 @@ def sampled_softmax_loss(
     return (logits.logsumexp(dim=-1) - pos_score).mean()
 
 
-def info_nce_loss(x: Tensor, y: Tensor, temperature: float = 0.2) -> Tensor:
-    r"""The functional form of :class:`InfoNCELoss`."""
+def info_nce_loss(
+    x: Tensor,
+    y: Tensor,
+    temperature: float = 0.2,
+    index: Tensor | None = None,
+) -> Tensor:
+    r"""The functional form of :class:`InfoNCELoss`.
+
+    Args:
+        x (torch.Tensor): One view of the nodes :math:`(N, d)`.
+        y (torch.Tensor): The other view of the nodes :math:`(N, d)`.
+        temperature (float, optional): :math:`\tau`. (default: :obj:`0.2`)
+        index (torch.Tensor, optional): Which node each row is :math:`(N)`; a
+            node that occurs twice is no negative of itself. All differ if
+            not given. (default: :obj:`None`)
+    """
     logits = F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).t() / temperature
+    if index is not None:
+        same = (index.unsqueeze(0) == index.unsqueeze(1)).fill_diagonal_(False)
+        logits = logits.masked_fill(same, float('-inf'))
     target = torch.arange(x.size(0), device=x.device)
     return 0.5 * (
         F.cross_entropy(logits, target) + F.cross_entropy(logits.t(), target)
@@ -124,7 +151,8 @@ class InfoNCELoss(torch.nn.Module):
         temperature (float, optional): :math:`\tau`. (default: :obj:`0.2`)
 
     Shapes:
-        - **input:** two views of the same nodes, each :math:`(N, d)`
+        - **input:** two views of the same nodes, each :math:`(N, d)`, node
+          indices :math:`(N)`, where nodes may repeat *(optional)*
         - **output:** scalar
 
     Raises:
@@ -137,14 +165,19 @@ class InfoNCELoss(torch.nn.Module):
         _check_temperature(temperature)
         self.temperature = temperature
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        index: Tensor | None = None,
+    ) -> Tensor:
         """"""  # noqa: D419
         if x.size() != y.size():
             raise ValueError(
                 f'The two views need to have the same shape '
                 f'(got {list(x.size())} and {list(y.size())})'
             )
-        return info_nce_loss(x, y, self.temperature)
+        return info_nce_loss(x, y, self.temperature, index)
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(temperature={self.temperature})'

@@ -25,6 +25,11 @@ def stack_modalities(
     return x.masked_fill(~mask.unsqueeze(-1), 0.0), mask
 
 
+def _at_least_single(x: Tensor) -> Tensor:
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    return x.float() if half else x
+
+
 def covariance(x: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""The covariance :math:`(M d, M d)` of all columns of all modalities.
 
@@ -41,8 +46,7 @@ def covariance(x: Tensor, mask: Tensor | None = None) -> Tensor:
         mask (torch.Tensor, optional): Which modalities a row has
             :math:`(M, N)`. (default: :obj:`None`)
     """
-    if x.dtype in (torch.float16, torch.bfloat16):
-        x = x.float()
+    x = _at_least_single(x)
     if mask is None:
         centred = x - x.mean(dim=1, keepdim=True)
     else:
@@ -51,7 +55,9 @@ def covariance(x: Tensor, mask: Tensor | None = None) -> Tensor:
         mean = (x * weight).sum(dim=1, keepdim=True) / count
         centred = (x - mean) * weight
     z = centred.transpose(0, 1).flatten(start_dim=1)
-    return z.t() @ z / max(z.size(0), 1)
+    # A sum over the rows of a catalogue is beyond what half precision holds:
+    with torch.autocast(x.device.type, enabled=False):
+        return z.t() @ z / max(z.size(0), 1)
 
 
 def cross_correlation(
@@ -80,7 +86,10 @@ def cross_correlation(
     Returns:
         torch.Tensor: :math:`(M, d, M d)`, every entry in :math:`(-1, 1)`.
     """
-    joint = covariance @ weight
+    covariance = _at_least_single(covariance)
+    weight = weight.to(covariance.dtype)
+    with torch.autocast(weight.device.type, enabled=False):
+        joint = covariance @ weight
     scale_x = (covariance.diagonal() + eps).rsqrt()
     scale_e = ((weight * joint).sum(dim=0).clamp(min=0) + eps).rsqrt()
     corr = scale_x.unsqueeze(-1) * joint * scale_e
@@ -140,8 +149,7 @@ class _CorrelationStep(torch.nn.Module):
         covariance: Tensor,
         dropout: float,
     ) -> Tensor:
-        weight = self.weight.to(covariance.dtype)
-        corr = cross_correlation(covariance, weight, x.size(0))
+        corr = cross_correlation(covariance, self.weight, x.size(0))
         return correlation_step(
             x, corr, self.weight_x, self.weight_c, self.weight_h, dropout
         )
@@ -200,7 +208,8 @@ class RCA(torch.nn.Module):
     is taken over the rows given; a running mean of the covariance it comes
     from is kept, as :class:`torch.nn.BatchNorm1d` keeps its statistics, and
     used in evaluation, where the output of a row therefore depends on no
-    other row. Before the first training pass it is zero.
+    other row. Before the first training pass it is zero; no rows leave it as
+    it is.
 
     In the mode :obj:`"token"`, each step is scaled dot-product attention
     between the :math:`M` modality vectors of one row.
@@ -318,7 +327,7 @@ class RCA(torch.nn.Module):
             x = step(x, mask, self._statistics(x, mask, r), dropout)
             if mask is not None:
                 x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
-        if self.training and self.mode == 'correlation':
+        if self.training and self.mode == 'correlation' and x.size(1) > 0:
             self.num_updates += 1
         return list(x.unbind())
 
@@ -333,10 +342,12 @@ class RCA(torch.nn.Module):
         if not self.training:
             return self.covariance[step]
         stats = covariance(x, mask)
-        with torch.no_grad():
-            weight = torch.where(self.num_updates == 0, 1.0, self.momentum)
-            stored = self.covariance[step]
-            stored.lerp_(stats.to(stored.dtype), weight.to(stored.dtype))
+        if x.size(1) > 0:
+            with torch.no_grad():
+                stored = self.covariance[step]
+                latest = stats.to(stored.dtype)
+                mean = stored.lerp(latest, self.momentum)
+                stored.copy_(latest.where(self.num_updates == 0, mean))
         return stats
 
     def _check(

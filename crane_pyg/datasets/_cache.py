@@ -1,0 +1,98 @@
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch_geometric.data.hetero_data import HeteroData
+
+VERSION = 1  # Raise it whenever the reader or the cache changes its output.
+
+
+def fingerprint(
+    paths: Iterable[Path],
+    pre_transform: Callable[[HeteroData], HeteroData] | None,
+) -> list[Any]:
+    r"""Returns what the cached data depend on, made of plain values only.
+
+    Args:
+        paths: The raw files.
+        pre_transform: The transform, told from another by its :obj:`repr`.
+    """
+    stats = [(path.name, path.stat()) for path in paths]
+    files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+    return [VERSION, repr(pre_transform), files]
+
+
+def load_cache(path: Path, key: list[Any]) -> HeteroData | None:
+    r"""Loads cached data, or returns :obj:`None` if there are none for
+    :obj:`key`.
+
+    Nothing but tensors and the containers around them is ever unpickled.
+
+    Args:
+        path: The cache file. A damaged one gives a :class:`UserWarning`.
+        key: The fingerprint it needs to carry.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found = torch.load(path, map_location='cpu', weights_only=True)
+        if found['key'] != key:
+            return None
+        return HeteroData.from_dict(found['data'])
+    except Exception as e:  # Damage can surface anywhere in the unpickler.
+        warnings.warn(
+            f"Rebuilding the unreadable cache file '{path}' "
+            f'(got {type(e).__name__})',
+            stacklevel=2,
+        )
+        return None
+
+
+def make_folder(folder: Path) -> None:
+    r"""Makes a folder for cache files.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ValueError: If the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise _not_writable(folder, e) from e
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _not_writable(folder, 'no permission')
+
+
+def save_cache(path: Path, key: list[Any], data: HeteroData) -> None:
+    r"""Saves data such that no process ever sees a half-written file.
+
+    Args:
+        path: The cache file.
+        key: The fingerprint of the data.
+        data: The data.
+
+    Raises:
+        ValueError: If the file cannot be written.
+    """
+    temp = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
+    try:
+        with temp.open('xb') as f:
+            torch.save({'key': key, 'data': data.to_dict()}, f)
+        os.replace(temp, path)
+    except (OSError, RuntimeError) as e:  # PyTorch's, of a full disk.
+        raise _not_writable(path.parent, e) from e
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def _not_writable(folder: Path, reason: object) -> ValueError:
+    return ValueError(
+        f"Cannot write the processed data to '{folder}' (got '{reason}'); "
+        f"pass a writable folder as 'processed_dir'"
+    )

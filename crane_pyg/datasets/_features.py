@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crane_pyg.datasets._inter import FIRST_LINE, Pairs
+
+
+def read_features(path: Path, pairs: Pairs) -> Tensor:
+    r"""Reads the feature matrix of one modality, one row per item.
+
+    Args:
+        path: The :obj:`.npy` file, of any floating-point type.
+        pairs: The pairs whose items the rows belong to.
+
+    Raises:
+        ValueError: If the file is no floating-point matrix with one row per
+            item, or if a row holds an infinite value, or is missing (NaN) in
+            part.
+    """
+    source = _open(path)
+    _check_layout(path, source)
+    _check_length(path, source.shape[0], pairs)
+    # Values beyond the range of 32 bits become infinite, and are named below:
+    with np.errstate(over='ignore'):
+        x = np.array(source, dtype=np.float32, order='C')
+    _check_values(path, source, x)
+    return torch.from_numpy(x)
+
+
+def _open(path: Path) -> NDArray[np.floating]:
+    # Mapping the file keeps one copy of it in memory, refuses files shorter
+    # than their header says, and cannot unpickle objects.
+    try:
+        return np.lib.format.open_memmap(path, mode='r')
+    except (ValueError, EOFError, OSError) as e:
+        raise ValueError(
+            f"'{path}' needs to be a complete '.npy' file without pickled "
+            f"objects (got '{e}')"
+        ) from e
+
+
+def _check_layout(path: Path, source: NDArray[np.floating]) -> None:
+    if source.ndim != 2:
+        raise ValueError(
+            f"'{path}' needs to have two dimensions (got shape {source.shape})"
+        )
+    if source.shape[1] == 0:
+        raise ValueError(
+            f"'{path}' needs at least one column (got shape {source.shape})"
+        )
+    if source.dtype.kind != 'f':
+        raise ValueError(
+            f"'{path}' needs to hold floating-point values "
+            f"(got '{source.dtype}')"
+        )
+
+
+def _check_length(path: Path, num_rows: int, pairs: Pairs) -> None:
+    if num_rows == pairs.num_items:
+        return
+    if num_rows > pairs.num_items:
+        got = f"largest 'itemID' '{pairs.num_items - 1}'"
+    else:
+        row = int(np.argmax(pairs.item >= num_rows))
+        got = f"'itemID' '{pairs.item[row]}' on line {row + FIRST_LINE}"
+    raise ValueError(
+        f"'{path}' has {num_rows} rows and needs one for each of the "
+        f"{pairs.num_items} items of '{pairs.path.name}' (got {got})"
+    )
+
+
+def _check_values(
+    path: Path, source: NDArray[np.floating], x: NDArray[np.float32]
+) -> None:
+    # A row with a non-finite value has a non-finite sum, so that only few rows
+    # need a closer look, without a mask as large as the file:
+    with np.errstate(over='ignore', invalid='ignore'):
+        rows = np.flatnonzero(~np.isfinite(x.sum(axis=1)))
+    is_nan = np.isnan(x[rows])
+    is_bad = ~np.isfinite(x[rows]) & ~is_nan.all(axis=1, keepdims=True)
+    if not is_bad.any():
+        return
+    index, column = np.argwhere(is_bad)[0]
+    row = rows[index]
+    if is_nan[index, column]:
+        need = 'to be NaN in all columns or in none'
+    else:
+        need = 'to be finite in 32 bits'
+    raise ValueError(
+        f"'{path}', row {row}: needs {need} "
+        f"(got '{source[row, column]}' in column {column})"
+    )

@@ -1,0 +1,388 @@
+from typing import Final, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import ModuleDict, Parameter, ParameterDict
+from torch_geometric.data import HeteroData
+from torch_geometric.nn.inits import reset
+from torch_geometric.nn.models import MLP
+from torch_geometric.nn.models.lightgcn import BPRLoss
+
+from crane_pyg.nn.conv import CRANEConv
+from crane_pyg.nn.loss import info_nce_loss
+from crane_pyg.nn.rca import RCA
+from crane_pyg.ranking import top_k
+
+PROFILES: Final = ('input', 'contrast', None)
+
+
+class CRANEOutput(NamedTuple):
+    r"""What :class:`CRANE` returns: the embeddings whose inner product ranks
+    items for users, and the profiles of the users, summed over the modalities.
+    """
+
+    user: Tensor
+    item: Tensor
+    profile: Tensor
+
+
+class CRANE(torch.nn.Module):
+    r"""The CRANE recommender from the `"Cross-Modal Attention Network with
+    Dual Graph Learning in Multimodal Recommendation"
+    <https://arxiv.org/abs/2601.11151>`_ paper.
+
+    Users and items have one vector, a *stream*, in every modality. That of an
+    item is an MLP of its features; that of a user is a learned preference plus
+    the mean of the items in the graph (the symmetric user profile). Both are
+    scaled to unit length and refined by :class:`RCA` across the modalities. A
+    further stream holds the ID embeddings. All streams, side by side, are
+    propagated over both graphs:
+
+    .. math::
+        \mathbf{X}^{(l+1)} = \hat{\mathbf{A}} \mathbf{X}^{(l)}, \qquad
+        \mathbf{X} = \frac{1}{L+1} \sum_{l=0}^{L} \mathbf{X}^{(l)}, \qquad
+        \mathbf{X}_{\mathcal{I}} \leftarrow \mathbf{X}_{\mathcal{I}} +
+        \mathbf{S}^{K} \mathbf{X}^{(0)}_{\mathcal{I}}
+
+    with the normalized user-item graph :math:`\hat{\mathbf{A}}` and the item
+    graph :math:`\mathbf{S}`, see
+    :class:`~crane_pyg.transforms.BuildDualGraph`.
+
+    Args:
+        num_users (int): The number of users.
+        num_items (int): The number of items.
+        in_channels (dict[str, int]): The feature size of each modality.
+        channels (int, optional): Size of each stream :math:`d`.
+            (default: :obj:`64`)
+        num_layers (int, optional): The number of layers :math:`L` over the
+            user-item graph. (default: :obj:`2`)
+        num_item_layers (int, optional): The number of layers :math:`K` over
+            the item graph; :obj:`0` leaves it out. (default: :obj:`1`)
+        use_id (bool, optional): If set to :obj:`False`, there is no stream of
+            ID embeddings: an item is nothing but its features, and there is
+            no behavior view. (default: :obj:`True`)
+        profile (str, optional): Where user profiles enter: the streams of the
+            users (:obj:`"input"`), the semantic view for the contrastive
+            objective only (:obj:`"contrast"`), or nowhere (:obj:`None`).
+            (default: :obj:`"input"`)
+        mode (str, optional): The mode of :class:`RCA`, or :obj:`None` to leave
+            it out. One modality alone has nothing to attend to, and leaves it
+            out too. (default: :obj:`"correlation"`)
+        num_steps (int, optional): The number of steps of :class:`RCA`.
+            (default: :obj:`1`)
+        dropout (float, optional): Dropout probability of the features.
+            (default: :obj:`0.`)
+        edge_type (tuple, optional): The edge type of the training pairs.
+            (default: :obj:`('user', 'rates', 'item')`)
+        item_edge (str, optional): The name of the relation between items.
+            (default: :obj:`"similar_to"`)
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        in_channels: dict[str, int],
+        channels: int = 64,
+        num_layers: int = 2,
+        num_item_layers: int = 1,
+        use_id: bool = True,
+        profile: str | None = 'input',
+        mode: str | None = 'correlation',
+        num_steps: int = 1,
+        dropout: float = 0.0,
+        edge_type: tuple[str, str, str] = ('user', 'rates', 'item'),
+        item_edge: str = 'similar_to',
+    ) -> None:
+        super().__init__()
+        for name, value, least in [
+            ('num_users', num_users, 1),
+            ('num_items', num_items, 1),
+            ('channels', channels, 1),
+            ('num_layers', num_layers, 0),
+            ('num_item_layers', num_item_layers, 0),
+            ('num_steps', num_steps, 1),
+            ('len(in_channels)', len(in_channels), 1),
+        ]:
+            if value < least:
+                raise ValueError(
+                    f"'{name}' needs to be at least {least} (got {value})"
+                )
+        if profile not in PROFILES:
+            raise ValueError(
+                f"'profile' needs to be one of {PROFILES} (got '{profile}')"
+            )
+
+        self.num_users = num_users
+        self.num_items = num_items
+        self.in_channels = dict(in_channels)
+        self.channels = channels
+        self.num_layers = num_layers
+        self.num_item_layers = num_item_layers
+        self.profile = profile
+        self.dropout = dropout
+        self.size = (num_users, num_items)
+        self.edge_type = edge_type
+        self.item_edge = item_edge
+
+        self.encoder = ModuleDict(
+            {
+                name: MLP(
+                    [size, channels, channels], act='leaky_relu', norm=None
+                )
+                for name, size in in_channels.items()
+            }
+        )
+        self.preference = ParameterDict(
+            {name: torch.empty(num_users, channels) for name in in_channels}
+        )
+        self.user_id: Parameter | None = None
+        self.item_id: Parameter | None = None
+        if use_id:
+            self.user_id = Parameter(torch.empty(num_users, channels))
+            self.item_id = Parameter(torch.empty(num_items, channels))
+        self.rca: RCA | None = None
+        if mode is not None and len(in_channels) > 1:
+            self.rca = RCA(channels, len(in_channels), num_steps, mode)
+        # Abstract to mypy only, as every layer of PyG is:
+        self.conv = CRANEConv(normalize=False)  # type: ignore[abstract]
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        reset(self.encoder)
+        if self.rca is not None:
+            self.rca.reset_parameters()
+        for weight in (*self.preference.values(), self.user_id, self.item_id):
+            if weight is not None:
+                torch.nn.init.xavier_uniform_(weight)
+
+    def forward(self, data: HeteroData) -> CRANEOutput:
+        r"""Embeds all users and items.
+
+        Args:
+            data (torch_geometric.data.HeteroData): Features and graphs as
+                :class:`~crane_pyg.transforms.BuildDualGraph` leaves them; some
+                of the user-item edges may be dropped.
+
+        Raises:
+            ValueError: If a graph or a modality is missing from
+                :obj:`data`, or does not fit the model.
+        """
+        to_item, to_user, to_similar = self._graphs(data)
+        items, present = self._encode_items(data)
+        profiles = [self.conv((x, None), *to_user) for x in items]
+        users = self._encode_users(profiles)
+        if self.rca is not None:
+            users, items = self._attend(users, items, present)
+        if self.user_id is not None and self.item_id is not None:
+            users = [self.user_id, *users]
+            items = [self.item_id, *items]
+
+        user_in, item_in = torch.cat(users, dim=-1), torch.cat(items, dim=-1)
+        user, item = self._propagate(user_in, item_in, to_item, to_user)
+        for _ in range(self.num_item_layers):
+            item_in = self.conv((item_in, None), *to_similar)
+        if self.num_item_layers > 0:
+            item = item + item_in
+        return CRANEOutput(user, item, torch.stack(profiles).sum(dim=0))
+
+    def views(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Splits embeddings into their behavior view, the stream of the IDs,
+        and their semantic view, the sum of the streams of the modalities.
+
+        Args:
+            x (torch.Tensor): Embeddings of users or of items
+                :math:`(*, (1 + M) d)`.
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor]: Both views :math:`(*, d)`.
+
+        Raises:
+            ValueError: If the model has no ID stream.
+        """
+        if self.user_id is None:
+            raise ValueError(
+                "The behavior view needs the ID stream (got 'use_id=False')"
+            )
+        behavior, *semantic = x.split(self.channels, dim=-1)
+        return behavior, torch.stack(semantic).sum(dim=0)
+
+    def loss(
+        self,
+        out: CRANEOutput,
+        user_index: Tensor,
+        pos_index: Tensor,
+        neg_index: Tensor,
+        lambda_reg: float = 1e-3,
+        contrast_weight: float = 0.01,
+        temperature: float = 0.2,
+    ) -> Tensor:
+        r"""The objective of a mini-batch of training pairs.
+
+        .. math::
+            \mathcal{L} = \mathcal{L}_{\text{BPR}} + \lambda_c
+            \left( \mathcal{L}_{\text{InfoNCE}}(\mathcal{U}) +
+            \mathcal{L}_{\text{InfoNCE}}(\mathcal{I}) \right)
+
+        BPR takes the negative that scores highest among those given. InfoNCE
+        compares the two views (see :meth:`views`) of the users and of the
+        items of the mini-batch.
+
+        Args:
+            out (CRANEOutput): The output of the forward pass.
+            user_index (torch.Tensor): The users :math:`(B)`.
+            pos_index (torch.Tensor): Their items :math:`(B)`.
+            neg_index (torch.Tensor): Items that are not theirs :math:`(B, S)`.
+            lambda_reg (float, optional): The :math:`L_2` regularization
+                strength of the embeddings in BPR. (default: :obj:`1e-3`)
+            contrast_weight (float, optional): :math:`\lambda_c`; :obj:`0`
+                leaves the contrastive objective out. (default: :obj:`0.01`)
+            temperature (float, optional): The temperature of InfoNCE.
+                (default: :obj:`0.2`)
+        """
+        user = F.embedding(user_index, out.user)
+        pos = F.embedding(pos_index, out.item)
+        neg = F.embedding(_hardest(user, out.item, neg_index), out.item)
+        loss: Tensor = BPRLoss(lambda_reg)(
+            (user * pos).sum(dim=-1),
+            (user * neg).sum(dim=-1),
+            torch.cat([user, pos]),
+        )
+        if contrast_weight > 0:
+            user_views, item_views = self.views(user), self.views(pos)
+            if self.profile == 'contrast':
+                profile = F.embedding(user_index, out.profile)
+                user_views = (user_views[0], profile)
+            loss = loss + contrast_weight * (
+                info_nce_loss(*user_views, temperature, user_index)
+                + info_nce_loss(*item_views, temperature, pos_index)
+            )
+        return loss
+
+    @torch.no_grad()
+    def recommend(
+        self,
+        data: HeteroData,
+        user_index: Tensor | None = None,
+        k: int = 20,
+        exclude_seen: bool = True,
+    ) -> Tensor:
+        r"""Returns the top-:math:`k` items of each user, see
+        :func:`~crane_pyg.ranking.top_k`.
+
+        Args:
+            data (torch_geometric.data.HeteroData): As in the forward pass.
+            user_index (torch.Tensor, optional): The users :math:`(B)`, or
+                all. (default: :obj:`None`)
+            k (int, optional): The number of items. (default: :obj:`20`)
+            exclude_seen (bool, optional): If set to :obj:`False`, may return
+                the items a user has in the graph. (default: :obj:`True`)
+
+        Returns:
+            torch.Tensor: Item indices :math:`(B, k)`, best first.
+        """
+        training = self.training
+        self.eval()
+        out = self(data)
+        self.train(training)
+        seen = data[self.edge_type].edge_index if exclude_seen else None
+        return top_k(out.user, out.item, k, user_index, seen)
+
+    def _graphs(self, data: HeteroData) -> list[tuple[Tensor, Tensor]]:
+        user, relation, item = self.edge_type
+        graphs = []
+        for edge_type in [
+            self.edge_type,
+            (item, f'rev_{relation}', user),
+            (item, self.item_edge, item),
+        ]:
+            if edge_type not in data.edge_types:
+                raise ValueError(
+                    f"'data' needs to have the edge type {edge_type}, see "
+                    f"'BuildDualGraph' (got {data.edge_types})"
+                )
+            store = data[edge_type]
+            graphs.append((store.edge_index, store.edge_weight))
+        return graphs
+
+    def _encode_items(
+        self,
+        data: HeteroData,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        xs, masks = [], []
+        for name, size in self.in_channels.items():
+            x = data[self.edge_type[2]].get(f'x_{name}')
+            if x is None or tuple(x.size()) != (self.num_items, size):
+                raise ValueError(
+                    f"'x_{name}' needs to be of shape "
+                    f'{[self.num_items, size]} '
+                    f'(got {None if x is None else list(x.size())})'
+                )
+            mask = ~x[:, :1].isnan()  # A row is either whole or missing.
+            x = F.dropout(
+                x.masked_fill(~mask, 0.0), self.dropout, self.training
+            )
+            xs.append(F.normalize(self.encoder[name](x), dim=-1) * mask)
+            masks.append(mask.squeeze(-1))
+        return xs, masks
+
+    def _encode_users(self, profiles: list[Tensor]) -> list[Tensor]:
+        users = []
+        for name, profile in zip(self.in_channels, profiles, strict=True):
+            user = self.preference[name]
+            if self.profile == 'input':
+                user = user + F.normalize(profile, dim=-1)
+            users.append(F.normalize(user, dim=-1))
+        return users
+
+    def _attend(
+        self,
+        users: list[Tensor],
+        items: list[Tensor],
+        present: list[Tensor],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        assert self.rca is not None
+        always = present[0].new_ones(self.num_users)
+        out = self.rca(
+            [torch.cat(pair) for pair in zip(users, items, strict=True)],
+            [torch.cat([always, mask]) for mask in present],
+        )
+        sizes = [self.num_users, self.num_items]
+        pairs = [torch.split(x, sizes) for x in out]
+        return [user for user, _ in pairs], [item for _, item in pairs]
+
+    def _propagate(
+        self,
+        user: Tensor,
+        item: Tensor,
+        to_item: tuple[Tensor, Tensor],
+        to_user: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        users, items = user, item
+        for _ in range(self.num_layers):
+            user, item = (
+                self.conv((item, None), *to_user, size=self.size[::-1]),
+                self.conv((user, None), *to_item, size=self.size),
+            )
+            users, items = users + user, items + item
+        return users / (self.num_layers + 1), items / (self.num_layers + 1)
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}({self.num_users}, {self.num_items}, '
+            f'in_channels={self.in_channels}, channels={self.channels})'
+        )
+
+
+@torch.no_grad()
+def _hardest(user: Tensor, item_emb: Tensor, index: Tensor) -> Tensor:
+    r"""Returns the item of highest score in each row of :obj:`index`."""
+    if index.size(1) == 1:
+        return index.squeeze(1)
+    score = torch.einsum('bd,bsd->bs', user, F.embedding(index, item_emb))
+    return index.gather(1, score.argmax(dim=1, keepdim=True)).squeeze(1)
