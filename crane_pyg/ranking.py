@@ -62,7 +62,6 @@ def top_k(
     return torch.cat(outs)
 
 
-@torch.no_grad()
 def evaluate(
     user_emb: Tensor,
     item_emb: Tensor,

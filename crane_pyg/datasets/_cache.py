@@ -1,12 +1,13 @@
 import os
-import uuid
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch_geometric.data.hetero_data import HeteroData
+from torch_geometric.data import HeteroData
+
+from crane_pyg._files import replacing
 
 VERSION = 1  # Raise it whenever the reader or the cache changes its output.
 
@@ -80,15 +81,11 @@ def save_cache(path: Path, key: list[Any], data: HeteroData) -> None:
     Raises:
         ValueError: If the file cannot be written.
     """
-    temp = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
     try:
-        with temp.open('xb') as f:
+        with replacing(path) as temp, temp.open('xb') as f:
             torch.save({'key': key, 'data': data.to_dict()}, f)
-        os.replace(temp, path)
     except (OSError, RuntimeError) as e:  # PyTorch's, of a full disk.
         raise _not_writable(path.parent, e) from e
-    finally:
-        temp.unlink(missing_ok=True)
 
 
 def _not_writable(folder: Path, reason: object) -> ValueError:

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.transforms.base_transform import BaseTransform
+from torch_geometric.utils import to_undirected
 
 from crane_pyg.transforms._utils import (
     EdgeType,
@@ -38,6 +39,7 @@ class BuildDualGraph(BaseTransform):
     :math:`\mathbf{S}_m` holds the edges of
     :func:`~crane_pyg.transforms.knn_item_graph`, and all three graphs
     are normalized by :func:`~crane_pyg.transforms.symmetric_norm`.
+    An undirected item graph is :math:`\mathbf{S} + \mathbf{S}^{\top}`.
     Modalities are the attributes :obj:`x_<name>` of the item nodes. A row
     that holds a NaN or only zeros lacks the modality: its other modalities
     take the share, see :func:`~crane_pyg.transforms.merge_item_graphs`.
@@ -58,7 +60,10 @@ class BuildDualGraph(BaseTransform):
         weighting (str, optional): Whether the edges into an item in one
             modality have equal weights (:obj:`"uniform"`), or weights
             proportional to the non-negative part of their similarity
-            (:obj:`"cosine"`). (default: :obj:`"uniform"`)
+            (:obj:`"cosine"`). (default: :obj:`"cosine"`)
+        undirected (bool, optional): If set to :obj:`False`, items receive from
+            their own neighbors only, and not also from the items whose
+            neighbors they are. (default: :obj:`True`)
         block_size (int, optional): The number of items compared with all
             others at once. (default: :obj:`1024`)
         edge_type (tuple, optional): The edge type that holds the training
@@ -77,7 +82,8 @@ class BuildDualGraph(BaseTransform):
         self,
         k: int = 10,
         modality_weights: dict[str, float] | None = None,
-        weighting: Literal['uniform', 'cosine'] = 'uniform',
+        weighting: Literal['uniform', 'cosine'] = 'cosine',
+        undirected: bool = True,
         block_size: int = 1024,
         edge_type: EdgeType = ('user', 'rates', 'item'),
         item_edge: str = 'similar_to',
@@ -95,6 +101,7 @@ class BuildDualGraph(BaseTransform):
         self.k = k
         self.modality_weights = modality_weights
         self.weighting = weighting
+        self.undirected = undirected
         self.block_size = block_size
         self.edge_type = check_edge_type(edge_type)
         self.item_edge = item_edge
@@ -128,13 +135,21 @@ class BuildDualGraph(BaseTransform):
             value = row_norm(edge_index, num_items, num_items, value)
             graphs[name] = (edge_index, value)
         weights = {name: weights[name] for name in graphs}
-        return merge_item_graphs(graphs, weights, num_items)
+        edge_index, edge_weight = merge_item_graphs(graphs, weights, num_items)
+        if self.undirected:
+            edge_index, edge_weight = to_undirected(
+                edge_index, edge_weight, num_items, reduce='add'
+            )
+            # Sorted by source, which in this graph is as well a destination:
+            edge_index = edge_index.flip(0)
+        return edge_index, edge_weight
 
     def __repr__(self) -> str:
         return (
             f'{self.__class__.__name__}(k={self.k}, '
             f'modality_weights={self.modality_weights}, '
-            f"weighting='{self.weighting}', block_size={self.block_size}, "
+            f"weighting='{self.weighting}', undirected={self.undirected}, "
+            f'block_size={self.block_size}, '
             f"edge_type={self.edge_type}, item_edge='{self.item_edge}')"
         )
 

@@ -1,0 +1,74 @@
+r"""Checkpoints that are written whole, and loaded without running code."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crane_pyg._files import replacing
+
+__all__ = ['load_checkpoint', 'save_checkpoint']
+
+
+def save_checkpoint(
+    path: str | Path,
+    state: dict[str, Any],
+    meta: dict[str, Any],
+) -> None:
+    r"""Saves the state of a training, replacing an earlier one as a whole.
+
+    Args:
+        path (str): The file.
+        state (dict): State dictionaries, tensors and plain values. The states
+            of the global random number generators are added.
+        meta (dict): Plain values that tell what the state is of, *e.g.*, the
+            data set and the model size.
+    """
+    state = {
+        **state,
+        'rng': torch.get_rng_state(),
+        'cuda_rng': torch.cuda.get_rng_state_all(),
+    }
+    with replacing(path) as temp:
+        torch.save({'meta': meta, 'state': state}, temp)
+
+
+def load_checkpoint(
+    path: str | Path,
+    meta: dict[str, Any],
+    map_location: torch.device | str = 'cpu',
+) -> dict[str, Any]:
+    r"""Loads the state of a training, and sets the global random number
+    generators to what they were.
+
+    Args:
+        path (str): The file.
+        meta (dict): What the state needs to be of.
+        map_location (torch.device, optional): Where to put the tensors.
+            (default: :obj:`"cpu"`)
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no checkpoint, or one of other data or of
+            another model.
+    """
+    try:
+        saved = torch.load(path, map_location, weights_only=True)
+        found, state = saved['meta'], saved['state']
+    except FileNotFoundError:
+        raise
+    except Exception as e:  # Damage can surface anywhere in the unpickler.
+        raise ValueError(
+            f"'{path}' is no checkpoint (got {type(e).__name__})"
+        ) from e
+    for key in {**meta, **found}:
+        if found.get(key) != meta.get(key):
+            raise ValueError(
+                f"The checkpoint '{path}' needs to have '{key}' "
+                f'{meta.get(key)!r} (got {found.get(key)!r})'
+            )
+    torch.set_rng_state(state.pop('rng').cpu())
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda_rng']])
+    state.pop('cuda_rng')
+    return dict(state)

@@ -1,0 +1,83 @@
+r"""Rankings that need no training, to tell what a model has learned."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.utils import degree
+
+from crane_pyg.nn.conv import CRANEConv
+from crane_pyg.ranking import Exclusion, evaluate, evaluate_scores
+
+__all__ = ['evaluate_item_graph', 'evaluate_popularity']
+
+EdgeType = tuple[str, str, str]
+RATES: EdgeType = ('user', 'rates', 'item')
+
+
+@torch.no_grad()
+def evaluate_popularity(
+    data: HeteroData,
+    edge_label_index: Tensor,
+    ks: Sequence[int] = (10, 20),
+    edge_type: EdgeType = RATES,
+) -> dict[str, float]:
+    r"""Ranks the items by their number of training pairs, for every user.
+
+    Args:
+        data (torch_geometric.data.HeteroData): The training pairs.
+        edge_label_index (torch.Tensor): The held-out pairs :math:`(2, P)`.
+        ks (list[int], optional): The lengths of the lists.
+            (default: :obj:`(10, 20)`)
+        edge_type (tuple, optional): The edge type of the training pairs.
+            (default: :obj:`('user', 'rates', 'item')`)
+    """
+    edge_index = data[edge_type].edge_index
+    item = degree(edge_index[1], data[edge_type[2]].num_nodes).unsqueeze(-1)
+    user = item.new_ones(data[edge_type[0]].num_nodes, 1)
+    return evaluate(user, item, edge_label_index, edge_index, ks)
+
+
+@torch.no_grad()
+def evaluate_item_graph(
+    data: HeteroData,
+    edge_label_index: Tensor,
+    ks: Sequence[int] = (10, 20),
+    edge_type: EdgeType = RATES,
+    item_edge: str = 'similar_to',
+    block_size: int = 1024,
+) -> dict[str, float]:
+    r"""Ranks the items by the weight of their edges in the item graph to the
+    training items of a user: nearest neighbors, without any learning.
+
+    Args:
+        data (torch_geometric.data.HeteroData): Both graphs, see
+            :class:`~crane_pyg.transforms.BuildDualGraph`.
+        edge_label_index (torch.Tensor): The held-out pairs :math:`(2, P)`.
+        ks (list[int], optional): The lengths of the lists.
+            (default: :obj:`(10, 20)`)
+        edge_type (tuple, optional): The edge type of the training pairs.
+            (default: :obj:`('user', 'rates', 'item')`)
+        item_edge (str, optional): The name of the relation between items.
+            (default: :obj:`"similar_to"`)
+        block_size (int, optional): Number of users scored at a time.
+            (default: :obj:`1024`)
+    """
+    user_type, _, item_type = edge_type
+    size = (data[user_type].num_nodes, data[item_type].num_nodes)
+    edge_index = data[edge_type].edge_index
+    similar = data[item_type, item_edge, item_type]
+    conv = CRANEConv(normalize=False)  # type: ignore[abstract]
+    history = Exclusion(edge_index, *size, edge_index.device)
+
+    def score(users: Tensor) -> Tensor:
+        row, col = history[users]
+        seen = torch.zeros(size[1], users.size(0), device=row.device)
+        seen[col, row] = 1.0
+        out: Tensor = conv((seen, None), similar.edge_index, similar.edge_weight)
+        return out.t().contiguous()
+
+    blocks = edge_label_index[0].unique().split(block_size)
+    scores = ((users, score(users)) for users in blocks)
+    return evaluate_scores(scores, size, edge_label_index, edge_index, ks)
