@@ -7,7 +7,7 @@ import torch
 
 from crane_pyg._files import replacing
 
-__all__ = ['load_checkpoint', 'save_checkpoint']
+__all__ = ['load_checkpoint', 'replacing', 'save_checkpoint']
 
 
 def save_checkpoint(

@@ -75,7 +75,9 @@ def evaluate_item_graph(
         row, col = history[users]
         seen = torch.zeros(size[1], users.size(0), device=row.device)
         seen[col, row] = 1.0
-        out: Tensor = conv((seen, None), similar.edge_index, similar.edge_weight)
+        out: Tensor = conv(
+            (seen, None), similar.edge_index, similar.edge_weight
+        )
         return out.t().contiguous()
 
     blocks = edge_label_index[0].unique().split(block_size)

@@ -1,4 +1,4 @@
-r"""Trains CRANE on a multimodal data set, and tells what it has learned.
+r"""Trains CRANE on a multimodal data set, and shows what it has learned.
 
 python examples/amazon_sports.py --demo
 python examples/amazon_sports.py --data path/to/folder  # MMRec layout
@@ -13,12 +13,10 @@ from pathlib import Path
 
 import torch
 from torch_geometric import seed_everything
-from torch_geometric.utils import structured_negative_sampling
 from tqdm import tqdm
 
 import crane_pyg.transforms as T
-from crane_pyg._files import replacing
-from crane_pyg.checkpoint import load_checkpoint, save_checkpoint
+from crane_pyg.checkpoint import load_checkpoint, replacing, save_checkpoint
 from crane_pyg.datasets import (
     AmazonMultimodal,
     FakeMultimodalDataset,
@@ -27,6 +25,7 @@ from crane_pyg.datasets import (
 from crane_pyg.nn import CRANE
 from crane_pyg.ranking import evaluate
 from crane_pyg.reference import evaluate_item_graph, evaluate_popularity
+from crane_pyg.sampling import sample_negatives
 
 parser = argparse.ArgumentParser()
 parser.add_argument('--data', help='a folder in the MMRec layout')
@@ -35,7 +34,6 @@ parser.add_argument('--name', default='sports')
 parser.add_argument('--demo', action='store_true', help='use fake data')
 parser.add_argument('--epochs', type=int, default=50)
 parser.add_argument('--patience', type=int, default=5)
-parser.add_argument('--batch-size', type=int, default=2048)
 parser.add_argument('--seed', type=int, default=0)
 parser.add_argument('--device', default='cpu')
 parser.add_argument('--checkpoint', help='file to save every epoch to')
@@ -47,94 +45,86 @@ if args.resume and not args.checkpoint:
 seed_everything(args.seed)
 
 # Data: both graphs are built from the training pairs, once, and cached.
-build = T.BuildDualGraph()
+graphs = T.BuildDualGraph()
 if args.demo:
     print('DEMO: these are fake data, made up on the spot.')
-    name, dataset = 'fake', FakeMultimodalDataset(pre_transform=build)
+    name, dataset = 'fake', FakeMultimodalDataset(pre_transform=graphs)
 elif args.data:
-    name, cache = Path(args.data).resolve().name, Path(args.root) / 'processed'
-    dataset = MMRecDataset(
-        args.data, pre_transform=build, processed_dir=cache / name
-    )
+    name = Path(args.data).resolve().name
+    cache = Path(args.root, 'processed', name)
+    dataset = MMRecDataset(args.data, None, graphs, processed_dir=cache)
 else:
     name = args.name
-    dataset = AmazonMultimodal(args.root, name, pre_transform=build)
+    dataset = AmazonMultimodal(args.root, name, pre_transform=graphs)
 data = dataset[0].to(args.device)
 rates = data['user', 'rates', 'item']
 pairs = rates.edge_index.as_tensor()
-sizes = {m: data['item'][f'x_{m}'].size(1) for m in dataset.modalities}
-num_users, num_items = dataset.num_users, dataset.num_items
-print(f'{name}: {num_users} users, {num_items} items, {sizes}')
 
-model = CRANE(num_users, num_items, sizes).to(args.device)
+sizes = {m: data['item'][f'x_{m}'].size(1) for m in dataset.modalities}
+model = CRANE(dataset.num_users, dataset.num_items, sizes).to(args.device)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
 drop_edges = T.DegreeDropEdges(p=0.8)
+print(f'{name}: {pairs.size(1)} training pairs, {model}')
 
 
 def train(bar: tqdm) -> float:
+    """One epoch over all training pairs, on a fifth of the graph."""
     model.train()
-    epoch_data = drop_edges(data)
-    negatives = torch.stack(
-        [structured_negative_sampling(pairs, num_items)[2] for _ in range(4)],
-        dim=1,
-    )
-    order = torch.randperm(pairs.size(1), device=pairs.device)
-    total = torch.zeros((), device=pairs.device)
-    for index in order.split(args.batch_size):
+    epoch_data, total = drop_edges(data), 0.0
+    negative = sample_negatives(pairs, dataset.num_items, num_samples=4)
+    for index in torch.randperm(pairs.size(1)).split(2048):
         optimizer.zero_grad()
         user, item = pairs[:, index]
-        loss = model.loss(model(epoch_data), user, item, negatives[index])
+        loss = model.loss(model(epoch_data), user, item, negative[index])
         loss.backward()
         optimizer.step()
         total += loss.detach() * index.numel()
-        bar.update()
+        bar.update(index.numel())
     return float(total) / pairs.size(1)
 
 
 @torch.no_grad()
-def test(edge_label_index: torch.Tensor) -> dict[str, float]:
+def test(held_out: torch.Tensor) -> dict[str, float]:
+    """Ranks all items the users have not seen in training."""
     model.eval()
     out = model(data)
-    return evaluate(out.user, out.item, edge_label_index, pairs)
+    return evaluate(out.user, out.item, held_out, exclude=pairs)
 
 
-# Training: stops early, and keeps all it needs to go on in one dictionary.
+# Training stops early. All it needs to go on is in one dictionary.
 meta = {'dataset': name, 'pairs': pairs.size(1), 'model': str(model)}
-state = {'epoch': 0, 'best_epoch': 0, 'seconds': 0.0, 'valid': {}, 'best': {}}
+state = {'epoch': 0, 'best_epoch': 0, 'seconds': 0.0, 'valid': {}}
 if args.resume:
     state = load_checkpoint(args.checkpoint, meta, args.device)
-    model.load_state_dict(state.pop('model'))
-    optimizer.load_state_dict(state.pop('optimizer'))
-
+    model.load_state_dict(state['model'])
+    optimizer.load_state_dict(state['optimizer'])
 try:
-    for epoch in range(state['epoch'] + 1, args.epochs + 1):
-        if epoch - state['best_epoch'] > args.patience:
+    while state['epoch'] < args.epochs:
+        if state['epoch'] - state['best_epoch'] >= args.patience:
             break
-        start = time.perf_counter()
-        steps = -(-pairs.size(1) // args.batch_size)
-        with tqdm(total=steps, desc=f'Epoch {epoch:02d}/{args.epochs}') as bar:
+        start, epoch = time.perf_counter(), state['epoch'] + 1
+        title = f'Epoch {epoch:2}/{args.epochs}'
+        with tqdm(total=pairs.size(1), desc=title, unit=' pairs') as bar:
             loss = train(bar)
             valid = test(rates.val_edge_label_index)
             state['seconds'] += time.perf_counter() - start
-            left = state['seconds'] / epoch * (args.epochs - epoch)
+            left = state['seconds'] / epoch * (args.epochs - epoch) / 60
             bar.set_postfix_str(
-                f'loss {loss:.4f}, valid Recall@20 {valid["recall@20"]:.4f}, '
-                f'at most {left / 60:.1f} min left'
+                f'loss {loss:.3f}, valid Recall@20 {valid["recall@20"]:.4f}, '
+                f'at most {left:.1f} min left'
             )
-        state['epoch'] = epoch
-        if valid['recall@20'] > state['valid'].get('recall@20', 0.0):
+        if valid['recall@20'] > state['valid'].get('recall@20', -1):
             best = {k: v.clone() for k, v in model.state_dict().items()}
             state.update(best_epoch=epoch, valid=valid, best=best)
+        state.update(epoch=epoch, model=model.state_dict())
+        state['optimizer'] = optimizer.state_dict()
         if args.checkpoint:
-            weights = {
-                'model': model.state_dict(),
-                'optimizer': optimizer.state_dict(),
-            }
-            save_checkpoint(args.checkpoint, {**state, **weights}, meta)
+            save_checkpoint(args.checkpoint, state, meta)
 except KeyboardInterrupt:
-    raise SystemExit(f'Stopped; --resume goes on from {args.checkpoint}.')
+    kept = args.checkpoint or 'nothing, for want of --checkpoint'
+    raise SystemExit(f'Stopped; kept {kept}.') from None
 
-# Results: test at the best validation epoch, beside two that learn nothing.
+# Test at the best validation epoch, beside two rankings that learn nothing.
 model.load_state_dict(state['best'])
 held_out = rates.test_edge_label_index
 results = {
@@ -142,27 +132,20 @@ results = {
     'item graph kNN': evaluate_item_graph(data, held_out),
     'CRANE': test(held_out),
 }
-print(f'Test at epoch {state["best_epoch"]}' + ' (fake data)' * args.demo)
+print(f'Test at epoch {state["best_epoch"]}' + ' on FAKE data' * args.demo)
 print(f'{"":16}' + ''.join(f'{metric:>11}' for metric in results['CRANE']))
 for row, metrics in results.items():
     print(f'{row:16}' + ''.join(f'{v:11.4f}' for v in metrics.values()))
-
 users = held_out[0].unique()[:3]
 for user, top in zip(users, model.recommend(data, users, k=5), strict=True):
     history = pairs[1, pairs[0] == user].tolist()
     print(f'User {int(user)} had items {history}; top 5: {top.tolist()}')
 
 if args.metrics_file:
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    metrics = {
-        'dataset': name,
-        'seed': args.seed,
-        'best_epoch': state['best_epoch'],
-        'epochs': state['epoch'],
-        'seconds_per_epoch': state['seconds'] / state['epoch'],
-        'peak_rss_mb': rss,
-        'valid': state['valid'],
-        'test': results['CRANE'],
-    }
+    metrics = {'dataset': name, 'seed': args.seed, 'epochs': state['epoch']}
+    metrics.update(best_epoch=state['best_epoch'], valid=state['valid'])
+    metrics['seconds_per_epoch'] = state['seconds'] / state['epoch']
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    metrics.update(peak_rss_mb=peak, test=results['CRANE'])
     with replacing(args.metrics_file) as temp:
         temp.write_text(json.dumps(metrics, indent=2))
