@@ -54,7 +54,9 @@ def load_checkpoint(
     """
     try:
         saved = torch.load(path, map_location, weights_only=True)
-        found, state = saved['meta'], saved['state']
+        found, state = dict(saved['meta']), dict(saved['state'])
+        rng = state.pop('rng').cpu()
+        cuda_rngs = [x.cpu() for x in state.pop('cuda_rng')]
     except FileNotFoundError:
         raise
     except Exception as e:  # Damage can surface anywhere in the unpickler.
@@ -67,8 +69,7 @@ def load_checkpoint(
                 f"The checkpoint '{path}' needs to have '{key}' "
                 f'{meta.get(key)!r} (got {found.get(key)!r})'
             )
-    torch.set_rng_state(state.pop('rng').cpu())
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda_rng']])
-    state.pop('cuda_rng')
-    return dict(state)
+    torch.set_rng_state(rng)
+    for index in range(min(len(cuda_rngs), torch.cuda.device_count())):
+        torch.cuda.set_rng_state(cuda_rngs[index], index)
+    return state

@@ -34,7 +34,8 @@ def sample_negatives(
         raise ValueError(
             f"'num_samples' needs to be positive (got {num_samples})"
         )
-    deg = degree(edge_index[0], dtype=torch.long)
+    pairs = edge_index[0] * num_items + edge_index[1]
+    deg = degree(pairs.unique() // num_items, dtype=torch.long)
     if deg.numel() > 0 and int(deg.max()) >= num_items:
         raise ValueError(
             f'Every user needs an item to sample (got user '

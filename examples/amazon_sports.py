@@ -9,6 +9,7 @@ import argparse
 import json
 import resource
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -40,8 +41,12 @@ parser.add_argument('--checkpoint', help='file to save every epoch to')
 parser.add_argument('--resume', action='store_true')
 parser.add_argument('--metrics-file', help='JSON file for the results')
 args = parser.parse_args()
-if args.resume and not args.checkpoint:
-    parser.error('--resume needs --checkpoint FILE')
+if args.epochs < 1 or (args.resume and not args.checkpoint):
+    parser.error('needs --epochs above 0, and --checkpoint to --resume')
+for file in filter(None, [args.checkpoint, args.metrics_file]):
+    if not Path(file).absolute().parent.is_dir():
+        parser.error(f'there is no folder for {file}')
+warnings.filterwarnings('ignore', 'Sparse CSR tensor support is in beta')
 seed_everything(args.seed)
 
 # Data: both graphs are built from the training pairs, once, and cached.
@@ -62,7 +67,7 @@ pairs = rates.edge_index.as_tensor()
 
 sizes = {m: data['item'][f'x_{m}'].size(1) for m in dataset.modalities}
 model = CRANE(dataset.num_users, dataset.num_items, sizes).to(args.device)
-optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
 drop_edges = T.DegreeDropEdges(p=0.8)
 print(f'{name}: {pairs.size(1)} training pairs, {model}')
 
@@ -72,7 +77,7 @@ def train(bar: tqdm) -> float:
     model.train()
     epoch_data, total = drop_edges(data), 0.0
     negative = sample_negatives(pairs, dataset.num_items, num_samples=4)
-    for index in torch.randperm(pairs.size(1)).split(2048):
+    for index in torch.randperm(pairs.size(1)).split(8192):
         optimizer.zero_grad()
         user, item = pairs[:, index]
         loss = model.loss(model(epoch_data), user, item, negative[index])
@@ -93,18 +98,17 @@ def test(held_out: torch.Tensor) -> dict[str, float]:
 
 # Training stops early. All it needs to go on is in one dictionary.
 meta = {'dataset': name, 'pairs': pairs.size(1), 'model': str(model)}
-state = {'epoch': 0, 'best_epoch': 0, 'seconds': 0.0, 'valid': {}}
+state = {'epochs': 0, 'best_epoch': 0, 'seconds': 0.0, 'valid': {}}
 if args.resume:
     state = load_checkpoint(args.checkpoint, meta, args.device)
     model.load_state_dict(state['model'])
     optimizer.load_state_dict(state['optimizer'])
 try:
-    while state['epoch'] < args.epochs:
-        if state['epoch'] - state['best_epoch'] >= args.patience:
+    while state['epochs'] < args.epochs:
+        if state['epochs'] - state['best_epoch'] == args.patience:
             break
-        start, epoch = time.perf_counter(), state['epoch'] + 1
-        title = f'Epoch {epoch:2}/{args.epochs}'
-        with tqdm(total=pairs.size(1), desc=title, unit=' pairs') as bar:
+        start, epoch = time.perf_counter(), state['epochs'] + 1
+        with tqdm(total=pairs.size(1), desc=f'Epoch {epoch}') as bar:
             loss = train(bar)
             valid = test(rates.val_edge_label_index)
             state['seconds'] += time.perf_counter() - start
@@ -116,13 +120,12 @@ try:
         if valid['recall@20'] > state['valid'].get('recall@20', -1):
             best = {k: v.clone() for k, v in model.state_dict().items()}
             state.update(best_epoch=epoch, valid=valid, best=best)
-        state.update(epoch=epoch, model=model.state_dict())
+        state.update(epochs=epoch, model=model.state_dict())
         state['optimizer'] = optimizer.state_dict()
         if args.checkpoint:
             save_checkpoint(args.checkpoint, state, meta)
 except KeyboardInterrupt:
-    kept = args.checkpoint or 'nothing, for want of --checkpoint'
-    raise SystemExit(f'Stopped; kept {kept}.') from None
+    raise SystemExit('Stopped; --resume goes on from --checkpoint.') from None
 
 # Test at the best validation epoch, beside two rankings that learn nothing.
 model.load_state_dict(state['best'])
@@ -142,10 +145,10 @@ for user, top in zip(users, model.recommend(data, users, k=5), strict=True):
     print(f'User {int(user)} had items {history}; top 5: {top.tolist()}')
 
 if args.metrics_file:
-    metrics = {'dataset': name, 'seed': args.seed, 'epochs': state['epoch']}
-    metrics.update(best_epoch=state['best_epoch'], valid=state['valid'])
-    metrics['seconds_per_epoch'] = state['seconds'] / state['epoch']
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    metrics.update(peak_rss_mb=peak, test=results['CRANE'])
+    metrics = {key: state[key] for key in ('best_epoch', 'epochs', 'valid')}
+    metrics.update(dataset=name, seed=args.seed, test=results['CRANE'])
+    metrics['seconds_per_epoch'] = state['seconds'] / state['epochs']
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    metrics['peak_rss_mb'] = usage.ru_maxrss / 1024
     with replacing(args.metrics_file) as temp:
         temp.write_text(json.dumps(metrics, indent=2))

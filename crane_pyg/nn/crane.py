@@ -5,13 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import ModuleDict, Parameter, ParameterDict
 from torch_geometric.data import HeteroData
-from torch_geometric.nn.inits import reset
+from torch_geometric.nn.inits import reset, zeros
 from torch_geometric.nn.models import MLP
 from torch_geometric.nn.models.lightgcn import BPRLoss
+from torch_geometric.utils import degree
 
 from crane_pyg.nn.conv import CRANEConv
 from crane_pyg.nn.loss import info_nce_loss
-from crane_pyg.nn.rca import RCA
+from crane_pyg.nn.rca import MODES, RCA
 from crane_pyg.ranking import top_k
 
 PROFILES: Final = ('input', 'contrast', None)
@@ -32,12 +33,20 @@ class CRANE(torch.nn.Module):
     Dual Graph Learning in Multimodal Recommendation"
     <https://arxiv.org/abs/2601.11151>`_ paper.
 
-    Users and items have one vector, a *stream*, in every modality. That of an
-    item is an MLP of its features; that of a user is a learned preference plus
-    the mean of the items in the graph (the symmetric user profile). Both are
-    scaled to unit length and refined by :class:`RCA` across the modalities. A
-    further stream holds the ID embeddings. All streams, side by side, are
-    propagated over both graphs:
+    Users and items have one vector, a *stream*, in every modality :math:`m`.
+    That of an item is an MLP of its features, refined by :class:`RCA` across
+    the modalities; that of a user is a learned preference
+    :math:`\mathbf{q}_{u,m}` plus the mean of the items it is connected to
+    (the symmetric user profile), behind a gate :math:`g_m` that starts at
+    zero:
+
+    .. math::
+        \mathbf{x}_{i,m} = \mathrm{RCA}(\mathrm{MLP}_m(\mathbf{f}_{i,m})),
+        \qquad \mathbf{x}_{u,m} = \mathbf{q}_{u,m} + g_m \,
+        \frac{1}{d_u} \sum_{i \in \mathcal{N}(u)} \mathbf{x}_{i,m}
+
+    All are scaled to unit length. A further stream holds the ID embeddings.
+    All streams, side by side, are propagated over both graphs:
 
     .. math::
         \mathbf{X}^{(l+1)} = \hat{\mathbf{A}} \mathbf{X}^{(l)}, \qquad
@@ -112,10 +121,16 @@ class CRANE(torch.nn.Module):
                 raise ValueError(
                     f"'{name}' needs to be at least {least} (got {value})"
                 )
-        if profile not in PROFILES:
-            raise ValueError(
-                f"'profile' needs to be one of {PROFILES} (got '{profile}')"
-            )
+        for name, option, options in [
+            ('profile', profile, PROFILES),
+            ('mode', mode, (*MODES, None)),
+        ]:
+            if option not in options:
+                raise ValueError(
+                    f"'{name}' needs to be one of {options} (got '{option}')"
+                )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"'dropout' needs to be in [0, 1) (got {dropout})")
 
         self.num_users = num_users
         self.num_items = num_items
@@ -129,22 +144,29 @@ class CRANE(torch.nn.Module):
         self.edge_type = edge_type
         self.item_edge = item_edge
 
+        # Prefixed, as modules reserve names such as 'training' and 'keys':
         self.encoder = ModuleDict(
             {
-                name: MLP(
+                f'x_{name}': MLP(
                     [size, channels, channels], act='leaky_relu', norm=None
                 )
                 for name, size in in_channels.items()
             }
         )
         self.preference = ParameterDict(
-            {name: torch.empty(num_users, channels) for name in in_channels}
+            {
+                f'x_{name}': torch.empty(num_users, channels)
+                for name in in_channels
+            }
         )
         self.user_id: Parameter | None = None
         self.item_id: Parameter | None = None
         if use_id:
             self.user_id = Parameter(torch.empty(num_users, channels))
             self.item_id = Parameter(torch.empty(num_items, channels))
+        self.gate: Parameter | None = None
+        if profile == 'input':
+            self.gate = Parameter(torch.empty(len(in_channels)))
         self.rca: RCA | None = None
         if mode is not None and len(in_channels) > 1:
             self.rca = RCA(channels, len(in_channels), num_steps, mode)
@@ -160,6 +182,7 @@ class CRANE(torch.nn.Module):
         for weight in (*self.preference.values(), self.user_id, self.item_id):
             if weight is not None:
                 torch.nn.init.xavier_uniform_(weight)
+        zeros(self.gate)
 
     def forward(self, data: HeteroData) -> CRANEOutput:
         r"""Embeds all users and items.
@@ -174,11 +197,9 @@ class CRANE(torch.nn.Module):
                 :obj:`data`, or does not fit the model.
         """
         to_item, to_user, to_similar = self._graphs(data)
-        items, present = self._encode_items(data)
-        profiles = [self.conv((x, None), *to_user) for x in items]
+        items = self._encode_items(data)
+        profiles = [self._profile(x, to_user[0]) for x in items]
         users = self._encode_users(profiles)
-        if self.rca is not None:
-            users, items = self._attend(users, items, present)
         if self.user_id is not None and self.item_id is not None:
             users = [self.user_id, *users]
             items = [self.item_id, *items]
@@ -221,6 +242,7 @@ class CRANE(torch.nn.Module):
         lambda_reg: float = 1e-3,
         contrast_weight: float = 0.01,
         temperature: float = 0.2,
+        contrast_size: int = 1024,
     ) -> Tensor:
         r"""The objective of a mini-batch of training pairs.
 
@@ -244,6 +266,13 @@ class CRANE(torch.nn.Module):
                 leaves the contrastive objective out. (default: :obj:`0.01`)
             temperature (float, optional): The temperature of InfoNCE.
                 (default: :obj:`0.2`)
+            contrast_size (int, optional): The number of pairs InfoNCE takes,
+                the first of the mini-batch; its cost grows with the square.
+                (default: :obj:`1024`)
+
+        Raises:
+            ValueError: If there is an objective for views, and the model has
+                no ID stream.
         """
         user = F.embedding(user_index, out.user)
         pos = F.embedding(pos_index, out.item)
@@ -254,13 +283,14 @@ class CRANE(torch.nn.Module):
             torch.cat([user, pos]),
         )
         if contrast_weight > 0:
-            user_views, item_views = self.views(user), self.views(pos)
+            n = contrast_size
+            user_views, item_views = self.views(user[:n]), self.views(pos[:n])
             if self.profile == 'contrast':
-                profile = F.embedding(user_index, out.profile)
+                profile = F.embedding(user_index[:n], out.profile)
                 user_views = (user_views[0], profile)
             loss = loss + contrast_weight * (
-                info_nce_loss(*user_views, temperature, user_index)
-                + info_nce_loss(*item_views, temperature, pos_index)
+                info_nce_loss(*user_views, temperature, user_index[:n])
+                + info_nce_loss(*item_views, temperature, pos_index[:n])
             )
         return loss
 
@@ -288,8 +318,10 @@ class CRANE(torch.nn.Module):
         """
         training = self.training
         self.eval()
-        out = self(data)
-        self.train(training)
+        try:
+            out = self(data)
+        finally:
+            self.train(training)
         seen = data[self.edge_type].edge_index if exclude_seen else None
         return top_k(out.user, out.item, k, user_index, seen)
 
@@ -301,19 +333,21 @@ class CRANE(torch.nn.Module):
             (item, f'rev_{relation}', user),
             (item, self.item_edge, item),
         ]:
-            if edge_type not in data.edge_types:
+            if 'edge_weight' not in data[edge_type]:
                 raise ValueError(
-                    f"'data' needs to have the edge type {edge_type}, see "
-                    f"'BuildDualGraph' (got {data.edge_types})"
+                    f"'data' needs to have edge weights of type {edge_type}, "
+                    f"see 'BuildDualGraph' (got {data.edge_types})"
                 )
             store = data[edge_type]
             graphs.append((store.edge_index, store.edge_weight))
+        if data[user].num_nodes != self.num_users:
+            raise ValueError(
+                f"'data' needs to have {self.num_users} nodes of type "
+                f"'{user}' (got {data[user].num_nodes})"
+            )
         return graphs
 
-    def _encode_items(
-        self,
-        data: HeteroData,
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _encode_items(self, data: HeteroData) -> list[Tensor]:
         xs, masks = [], []
         for name, size in self.in_channels.items():
             x = data[self.edge_type[2]].get(f'x_{name}')
@@ -323,38 +357,28 @@ class CRANE(torch.nn.Module):
                     f'{[self.num_items, size]} '
                     f'(got {None if x is None else list(x.size())})'
                 )
-            mask = ~x[:, :1].isnan()  # A row is either whole or missing.
-            x = F.dropout(
-                x.masked_fill(~mask, 0.0), self.dropout, self.training
-            )
-            xs.append(F.normalize(self.encoder[name](x), dim=-1) * mask)
+            mask = ~x.sum(dim=-1, keepdim=True).isnan()
+            x = x.masked_fill(~mask, 0.0)
+            x = F.dropout(x, self.dropout, self.training)
+            xs.append(F.normalize(self.encoder[f'x_{name}'](x), dim=-1) * mask)
             masks.append(mask.squeeze(-1))
-        return xs, masks
+        if self.rca is None:
+            return xs
+        return [F.normalize(x, dim=-1) for x in self.rca(xs, masks)]
+
+    def _profile(self, x: Tensor, to_user: Tensor) -> Tensor:
+        count = degree(to_user[1], self.num_users).clamp(min=1)
+        out: Tensor = self.conv((x, None), to_user, size=self.size[::-1])
+        return out / count.unsqueeze(-1)
 
     def _encode_users(self, profiles: list[Tensor]) -> list[Tensor]:
         users = []
-        for name, profile in zip(self.in_channels, profiles, strict=True):
-            user = self.preference[name]
-            if self.profile == 'input':
-                user = user + F.normalize(profile, dim=-1)
+        for i, name in enumerate(self.in_channels):
+            user = self.preference[f'x_{name}']
+            if self.gate is not None:
+                user = user + self.gate[i] * profiles[i]
             users.append(F.normalize(user, dim=-1))
         return users
-
-    def _attend(
-        self,
-        users: list[Tensor],
-        items: list[Tensor],
-        present: list[Tensor],
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        assert self.rca is not None
-        always = present[0].new_ones(self.num_users)
-        out = self.rca(
-            [torch.cat(pair) for pair in zip(users, items, strict=True)],
-            [torch.cat([always, mask]) for mask in present],
-        )
-        sizes = [self.num_users, self.num_items]
-        pairs = [torch.split(x, sizes) for x in out]
-        return [user for user, _ in pairs], [item for _, item in pairs]
 
     def _propagate(
         self,

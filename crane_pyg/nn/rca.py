@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Linear, Parameter
-from torch_geometric.nn.inits import glorot, reset
+from torch_geometric.nn.inits import glorot, reset, zeros
 
 MODES: Final = ('correlation', 'token')
 
@@ -139,8 +139,10 @@ class _CorrelationStep(torch.nn.Module):
         self.weight_h = Parameter(torch.empty(m, d, d))
 
     def reset_parameters(self) -> None:
-        for weight in self.parameters():
-            glorot(weight)
+        glorot(self.weight)
+        glorot(self.weight_x)
+        glorot(self.weight_c)
+        zeros(self.weight_h)
 
     def forward(
         self,
@@ -163,7 +165,8 @@ class _TokenStep(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         self.lin_qkv.reset_parameters()
-        self.lin_out.reset_parameters()
+        zeros(self.lin_out.weight)
+        zeros(self.lin_out.bias)
 
     def forward(
         self,
@@ -214,7 +217,9 @@ class RCA(torch.nn.Module):
     In the mode :obj:`"token"`, each step is scaled dot-product attention
     between the :math:`M` modality vectors of one row.
 
-    The cost is linear in the number of rows in both modes.
+    The last weights of each step start at zero: a new module returns what it
+    is given, and learns how far to depart from it. The cost is linear in the
+    number of rows in both modes.
 
     Args:
         channels (int): Size of each modality vector :math:`d`.

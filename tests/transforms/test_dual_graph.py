@@ -116,7 +116,8 @@ def test_user_item_graph(edge_type):
 
 @pytest.mark.parametrize('weighting', ['uniform', 'cosine'])
 @pytest.mark.parametrize('weights', [None, {'image': 0.1, 'text': 0.9}])
-def test_item_graph(weighting, weights):
+@pytest.mark.parametrize('undirected', [False, True])
+def test_item_graph(weighting, weights, undirected):
     data = get_data()
     data['item'].x_image[4] = float('nan')
     data['item'].x_text[5] = 0.0
@@ -126,6 +127,7 @@ def test_item_graph(weighting, weights):
         k=3,
         modality_weights=weights,
         weighting=weighting,
+        undirected=undirected,
         item_edge='near',
         block_size=7,
     )
@@ -155,14 +157,40 @@ def test_item_graph(weighting, weights):
     assert not expected[6].any()
     assert not expected[:, 6].any()
     assert expected[:, [4, 5]].any(dim=0).all()
+    # Not all neighbors are mutual:
+    assert ((expected > 0) & (expected.t() == 0)).any()
+    if undirected:
+        expected = expected + expected.t()
     assert_close(dense(out['item', 'near', 'item']), sym(expected))
+
+
+def test_item_graph_is_undirected():
+    data = get_data()
+    directed = T.BuildDualGraph(k=3, undirected=False)(data)
+    directed = directed['item', 'similar_to', 'item']
+    store = T.BuildDualGraph(k=3)(data)['item', 'similar_to', 'item']
+    adj = dense(store)
+    torch.testing.assert_close(adj, adj.t(), atol=1e-7, rtol=0)
+    assert not torch.allclose(dense(directed), dense(directed).t())
+    # Every edge stands once, and each has its reverse:
+    edges = set(map(tuple, as_plain(store.edge_index).t().tolist()))
+    assert len(edges) == store.edge_index.size(1)
+    expected = set(map(tuple, as_plain(directed.edge_index).t().tolist()))
+    assert edges == expected | {(dst, src) for src, dst in expected}
+
+
+def test_item_graph_defaults():
+    data = get_data()
+    expected = T.BuildDualGraph(weighting='cosine', undirected=True)(data)
+    assert_same(T.BuildDualGraph()(data), expected)
 
 
 def test_item_graph_of_one_modality():
     data = get_data()
     weights = {'image': 0.0, 'text': 2.0}
-    out1 = T.BuildDualGraph(k=3, modality_weights=weights)(data)
-    out2 = T.BuildDualGraph(k=3, modality_weights={'text': 1.0})(data)
+    kwargs = {'k': 3, 'undirected': False}
+    out1 = T.BuildDualGraph(modality_weights=weights, **kwargs)(data)
+    out2 = T.BuildDualGraph(modality_weights={'text': 1.0}, **kwargs)(data)
     assert_same(out1, out2)
     edge_index, _ = T.knn_item_graph(data['item'].x_text, k=3)
     adj = out1['item', 'similar_to', 'item'].edge_index.as_tensor()
@@ -306,21 +334,22 @@ def test_copy_move_save_load(tmp_path):
 
 def test_repr():
     assert str(T.BuildDualGraph()) == (
-        "BuildDualGraph(k=10, modality_weights=None, weighting='uniform', "
-        "block_size=1024, edge_type=('user', 'rates', 'item'), "
-        "item_edge='similar_to')"
+        "BuildDualGraph(k=10, modality_weights=None, weighting='cosine', "
+        'undirected=True, block_size=1024, '
+        "edge_type=('user', 'rates', 'item'), item_edge='similar_to')"
     )
     transform = T.BuildDualGraph(
         k=5,
         modality_weights={'image': 0.1, 'text': 0.9},
-        weighting='cosine',
+        weighting='uniform',
+        undirected=False,
         block_size=64,
         edge_type=['member', 'buys', 'product'],
         item_edge='near',
     )
     assert str(transform) == (
         "BuildDualGraph(k=5, modality_weights={'image': 0.1, 'text': 0.9}, "
-        "weighting='cosine', block_size=64, "
+        "weighting='uniform', undirected=False, block_size=64, "
         "edge_type=('member', 'buys', 'product'), item_edge='near')"
     )
 

@@ -1,0 +1,171 @@
+r"""Trains models in one harness, and keeps one JSON file per run.
+
+python benchmark/accuracy.py --demo --models crane lightgcn --seeds 0 1 2
+python benchmark/accuracy.py --data path/to/folder --models crane
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import numpy
+import torch
+import torch_geometric
+from models import MODELS
+from torch import Tensor
+from torch_geometric import seed_everything
+from torch_geometric.data import HeteroData
+
+import crane_pyg
+import crane_pyg.transforms as T
+from crane_pyg.checkpoint import replacing
+from crane_pyg.datasets import FakeMultimodalDataset, read_mmrec
+from crane_pyg.ranking import evaluate
+from crane_pyg.reference import evaluate_item_graph, evaluate_popularity
+from crane_pyg.sampling import sample_negatives
+
+RESULTS = Path(__file__).parent / 'results'
+
+
+def main() -> None:
+    """Runs all models with all seeds on one data set."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--data', help='a folder in the MMRec layout')
+    parser.add_argument('--demo', action='store_true', help='use fake data')
+    parser.add_argument('--models', nargs='+', default=list(MODELS))
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument('--epochs', type=int, default=200)
+    parser.add_argument('--patience', type=int, default=10)
+    parser.add_argument('--batch-size', type=int, default=2048)
+    parser.add_argument('--lr', type=float, default=0.001)
+    parser.add_argument('--results', type=Path, default=RESULTS)
+    args = parser.parse_args()
+    if args.demo == bool(args.data):
+        parser.error('needs either --demo or --data DIR')
+
+    references = {
+        'most-popular': evaluate_popularity,
+        'item-graph': evaluate_item_graph,
+    }
+    for name, reference in references.items():
+        data = load_data(args)
+        rates = data['user', 'rates', 'item']
+        result = {
+            'valid': reference(data, rates.val_edge_label_index),
+            'test': reference(data, rates.test_edge_label_index),
+        }
+        save(args, name, None, result)
+    for seed in args.seeds:
+        data = load_data(args, seed)
+        for name in args.models:
+            save(args, name, seed, fit(name, data, seed, args))
+
+
+def load_data(args: argparse.Namespace, seed: int = 0) -> HeteroData:
+    """Reads the data; fake data are other ones for each seed."""
+    if args.demo:
+        data = FakeMultimodalDataset(seed=seed)[0]
+    else:
+        data = read_mmrec(args.data)
+    return T.BuildDualGraph()(data)
+
+
+def fit(
+    name: str,
+    data: HeteroData,
+    seed: int,
+    args: argparse.Namespace,
+) -> dict[str, object]:
+    """Trains with early stopping on the validation Recall@20."""
+    seed_everything(seed)
+    rates = data['user', 'rates', 'item']
+    pairs = rates.edge_index.as_tensor()
+    model = MODELS[name](data)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
+    drop_edges = T.DegreeDropEdges(model.recipe.edge_dropping)
+
+    seconds, best, curve = 0.0, {'epoch': 0, 'valid': {'recall@20': -1}}, []
+    for epoch in range(1, args.epochs + 1):
+        start = time.perf_counter()
+        train(model, optimizer, data, drop_edges(data), pairs, args.batch_size)
+        seconds += time.perf_counter() - start
+        user, item = embed(model, data)
+        valid = evaluate(user, item, rates.val_edge_label_index, pairs)
+        curve.append([round(seconds, 2), valid['recall@20']])
+        if valid['recall@20'] > best['valid']['recall@20']:
+            test = evaluate(user, item, rates.test_edge_label_index, pairs)
+            best = {'epoch': epoch, 'valid': valid, 'test': test}
+        print(f'{name} {seed} {epoch} {valid["recall@20"]:.4f}', flush=True)
+        if epoch - best['epoch'] >= args.patience:
+            break
+    return {**best, 'epochs': epoch, 'seconds': seconds, 'curve': curve}
+
+
+def train(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: HeteroData,
+    epoch_data: HeteroData,
+    pairs: Tensor,
+    batch_size: int,
+) -> None:
+    """One epoch over all training pairs."""
+    model.train()
+    if model.recipe.edge_dropping == 0:
+        epoch_data = data
+    num_items = data['item'].num_nodes
+    negatives = sample_negatives(pairs, num_items, model.recipe.num_negatives)
+    for index in torch.randperm(pairs.size(1)).split(batch_size):
+        optimizer.zero_grad()
+        model(epoch_data)
+        model.loss(*pairs[:, index], negatives[index]).backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def embed(model: torch.nn.Module, data: HeteroData) -> tuple[Tensor, Tensor]:
+    """Embeds all users and items on the full graph."""
+    model.eval()
+    return model(data)
+
+
+def save(
+    args: argparse.Namespace,
+    name: str,
+    seed: int | None,
+    result: dict[str, object],
+) -> None:
+    """Writes one result with all that is needed to repeat it."""
+    dataset = 'fake' if args.demo else Path(args.data).resolve().name
+    git = ['git', 'describe', '--always', '--dirty']
+    record = {
+        'dataset': dataset,
+        'model': name,
+        'seed': seed,
+        **result,
+        'recipe': vars(MODELS[name].recipe) if name in MODELS else None,
+        'arguments': {
+            key: getattr(args, key)
+            for key in ('epochs', 'patience', 'batch_size', 'lr')
+        },
+        'revision': subprocess.check_output(git, text=True).strip(),
+        'date': time.strftime('%Y-%m-%d'),
+        'versions': {
+            'crane_pyg': crane_pyg.__version__,
+            'torch': torch.__version__,
+            'torch_geometric': torch_geometric.__version__,
+            'numpy': numpy.__version__,
+            'python': platform.python_version(),
+        },
+    }
+    suffix = '' if seed is None else f'-{seed}'
+    args.results.mkdir(parents=True, exist_ok=True)
+    with replacing(args.results / f'{dataset}-{name}{suffix}.json') as temp:
+        temp.write_text(json.dumps(record, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,108 @@
+r"""The models that are compared: each embeds users and items, has a loss, and
+says which recipe it is trained by.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.nn.models import LightGCN
+from torch_geometric.nn.models.lightgcn import BPRLoss
+
+from crane_pyg.nn import CRANE
+
+
+@dataclass(frozen=True)
+class Recipe:
+    r"""How a model is trained."""
+
+    num_negatives: int
+    edge_dropping: float
+    lambda_reg: float
+
+
+class CRANEModel(torch.nn.Module):
+    r"""CRANE, with its defaults unless told otherwise."""
+
+    recipe = Recipe(num_negatives=4, edge_dropping=0.8, lambda_reg=0.0)
+
+    def __init__(self, data: HeteroData, **kwargs: object) -> None:
+        super().__init__()
+        sizes = {
+            name[2:]: x.size(1)
+            for name, x in data['item'].items()
+            if name.startswith('x_')
+        }
+        num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
+        self.model = CRANE(num_users, num_items, sizes, **kwargs)
+
+    def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
+        r"""Embeds all users and items."""
+        self.out = self.model(data)
+        return self.out.user, self.out.item
+
+    def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+        r"""The loss of a mini-batch, of the latest forward pass."""
+        return self.model.loss(self.out, user, pos, neg)
+
+
+class LightGCNModel(torch.nn.Module):
+    r"""PyG's LightGCN, on a normalized sparse matrix."""
+
+    recipe = Recipe(num_negatives=1, edge_dropping=0.0, lambda_reg=1e-4)
+
+    def __init__(self, data: HeteroData, num_layers: int = 2) -> None:
+        super().__init__()
+        self.num_users = data['user'].num_nodes
+        num_nodes = self.num_users + data['item'].num_nodes
+        self.model = LightGCN(num_nodes, 64, num_layers, normalize=False)
+        self.loss_fn = BPRLoss(self.recipe.lambda_reg)
+        self.adj: tuple[object, Tensor] | None = None
+
+    def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
+        r"""Embeds all users and items."""
+        if self.adj is None or self.adj[0] is not data:
+            self.adj = (data, self._adjacency(data))
+        out = self.model.get_embedding(self.adj[1])
+        self.user, self.item = out[: self.num_users], out[self.num_users :]
+        return self.user, self.item
+
+    def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+        r"""BPR on the negative that scores highest among those given."""
+        x = F.embedding(user, self.user)
+        score = (x.unsqueeze(1) * F.embedding(neg, self.item)).sum(dim=-1)
+        weight = self.model.embedding.weight
+        used = torch.cat(
+            [user, pos + self.num_users, neg[:, 0] + self.num_users]
+        )
+        return self.loss_fn(
+            (x * F.embedding(pos, self.item)).sum(dim=-1),
+            score.amax(dim=1),
+            F.embedding(used, weight),
+        )
+
+    def _adjacency(self, data: HeteroData) -> Tensor:
+        rates = data['user', 'rates', 'item']
+        user, item = rates.edge_index.as_tensor()
+        item = item + self.num_users
+        edge_index = torch.stack(
+            [torch.cat([user, item]), torch.cat([item, user])]
+        )
+        size = (self.model.num_nodes, self.model.num_nodes)
+        weight = rates.edge_weight.repeat(2)
+        return torch.sparse_coo_tensor(edge_index, weight, size).to_sparse_csr()
+
+
+class LightGCNSameRecipe(LightGCNModel):
+    r"""PyG's LightGCN, trained by CRANE's recipe."""
+
+    recipe = Recipe(num_negatives=4, edge_dropping=0.8, lambda_reg=1e-4)
+
+
+MODELS = {
+    'crane': CRANEModel,
+    'lightgcn': LightGCNModel,
+    'lightgcn-same-recipe': LightGCNSameRecipe,
+}

@@ -1,0 +1,104 @@
+r"""Writes the result tables of the README from `benchmark/results/*.json`.
+
+python benchmark/table.py          # print
+python benchmark/table.py --write  # and put them into the README
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+
+from crane_pyg.checkpoint import replacing
+
+FOLDER = Path(__file__).parent
+README = FOLDER.parent / 'README.md'
+BEGIN, END = '<!-- results:begin -->', '<!-- results:end -->'
+METRICS = ['recall@10', 'recall@20', 'ndcg@10', 'ndcg@20']
+TITLES = {
+    'amazon-sports': 'Amazon Sports (LATTICE split; features reconstructed '
+    'from published neighbor graphs)',
+    'tiktok': 'TikTok (visual and acoustic features)',
+    'fake': '`FakeMultimodalDataset` (another draw of the data per seed)',
+}
+
+
+def main() -> None:
+    """Prints the tables, and writes them where asked to."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--write', action='store_true')
+    parser.add_argument('--results', type=Path, default=FOLDER / 'results')
+    args = parser.parse_args()
+    text = tables(
+        [json.loads(p.read_text()) for p in args.results.glob('*.json')]
+    )
+    print(text)
+    if args.write:
+        readme = README.read_text()
+        head, tail = readme.split(BEGIN)[0], readme.split(END)[1]
+        with replacing(README) as temp:
+            temp.write_text(f'{head}{BEGIN}\n{text}\n{END}{tail}')
+
+
+def tables(records: list[dict]) -> str:
+    """One table per data set, best model last."""
+    groups = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        groups[record['dataset']][record['model']].append(record)
+    titles = [name for name in TITLES if name in groups]
+    return '\n\n'.join(table(TITLES[name], groups[name]) for name in titles)
+
+
+def table(title: str, models: dict[str, list[dict]]) -> str:
+    """The table of one data set."""
+    rows = sorted(models.items(), key=lambda kv: score(kv[1], 'recall@20'))
+    header = ['model', 'seeds', *METRICS, 'best epoch', 'training, s']
+    lines = [' | '.join(header), ' | '.join(['---'] * len(header))]
+    for name, runs in rows:
+        cells = [
+            cell([run['test'][metric] for run in runs]) for metric in METRICS
+        ]
+        trained = runs[0]['seed'] is not None
+        seeds = (
+            ', '.join(str(s) for s in sorted(run['seed'] for run in runs))
+            if trained
+            else '-'
+        )
+        epoch = ', '.join(str(run['epoch']) for run in runs) if trained else '-'
+        seconds = (
+            f'{mean(run["seconds"] for run in runs):.0f}' if trained else '-'
+        )
+        lines.append(' | '.join([name, seeds, *cells, epoch, seconds]))
+    body = '\n'.join(f'| {line} |' for line in lines)
+    return f'**{title}**\n\n{body}\n\n{provenance(models)}'
+
+
+def score(runs: list[dict], metric: str) -> float:
+    """The mean test score of some runs."""
+    return mean(run['test'][metric] for run in runs)
+
+
+def cell(values: list[float]) -> str:
+    """The mean, and the standard deviation where there is one."""
+    spread = f' ± {stdev(values):.4f}' if len(values) > 1 else ''
+    return f'{mean(values):.4f}{spread}'
+
+
+def provenance(models: dict[str, list[dict]]) -> str:
+    """Where the numbers of a table come from."""
+    runs = [run for group in models.values() for run in group]
+    facts = {
+        'revision': {run['revision'] for run in runs},
+        'date': {run['date'] for run in runs},
+        **{
+            name: {run['versions'][name] for run in runs}
+            for name in ('torch', 'torch_geometric', 'numpy')
+        },
+    }
+    parts = [f'{key} {", ".join(sorted(v))}' for key, v in facts.items()]
+    return f'<sub>{"; ".join(parts)}</sub>'
+
+
+if __name__ == '__main__':
+    main()

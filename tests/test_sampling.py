@@ -1,0 +1,109 @@
+import pytest
+import torch
+from torch_geometric.testing import withCUDA
+
+import crane_pyg.transforms as T
+from crane_pyg.datasets import FakeMultimodalDataset
+from crane_pyg.sampling import sample_negatives
+
+
+def random_pairs(num_users=30, num_items=20, num_pairs=200, seed=12):
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randperm(num_users * num_items, generator=generator)
+    index = index[:num_pairs]
+    return torch.stack([index // num_items, index % num_items])
+
+
+def as_set(user, item):
+    return set(zip(user.tolist(), item.tolist(), strict=True))
+
+
+@withCUDA
+@pytest.mark.parametrize('num_samples', [1, 2, 50])
+def test_sample_negatives(num_samples, device):
+    pairs = random_pairs().to(device)
+    before = pairs.clone()
+    out = sample_negatives(pairs, 20, num_samples)
+    assert torch.equal(pairs, before)
+    assert out.size() == (200, num_samples)
+    assert out.dtype == torch.long
+    assert out.device == device
+    assert out.is_contiguous()
+    assert out.min() >= 0
+    assert out.max() < 20
+    positives = as_set(*pairs)
+    for column in out.t():
+        assert not as_set(pairs[0], column) & positives
+
+
+def test_sample_negatives_of_dense_users():
+    # All but one item, so that only one is left to draw:
+    pairs = torch.tensor([[0, 0, 0, 2, 2, 2], [0, 1, 3, 1, 2, 3]])
+    out = sample_negatives(pairs, num_items=4, num_samples=9)
+    assert out.tolist() == [[2] * 9] * 3 + [[0] * 9] * 3
+
+
+def test_sample_negatives_are_uniform():
+    # User 0 has no pair with 8 of 10 items, user 1 with 9 of them:
+    pairs = torch.tensor([[0, 1, 0], [3, 9, 5]])
+    torch.manual_seed(12)
+    out = sample_negatives(pairs, num_items=10, num_samples=9000)
+    for row, positives in zip(out, [{3, 5}, {9}, {3, 5}], strict=True):
+        count = row.bincount(minlength=10)
+        left = [item for item in range(10) if item not in positives]
+        assert not count[sorted(positives)].any()
+        # Five standard deviations:
+        mean, num_left = 9000 / len(left), len(left)
+        std = (9000 / num_left * (1 - 1 / num_left)) ** 0.5
+        assert (count[left] - mean).abs().max() < 5 * std
+
+    # Rows of one user, and samples of one row, are drawn independently:
+    agree = (out[0] == out[2]).float().mean()
+    assert abs(float(agree) - 1 / 8) < 0.02
+    agree = (out[1, :4500] == out[1, 4500:]).float().mean()
+    assert abs(float(agree) - 1 / 9) < 0.03
+
+
+def test_sample_negatives_is_reproducible():
+    pairs = random_pairs()
+    outs = []
+    for seed in [12, 12, 13]:
+        torch.manual_seed(seed)
+        outs.append(sample_negatives(pairs, 20, 3))
+    assert torch.equal(outs[0], outs[1])
+    assert not torch.equal(outs[0], outs[2])
+    assert not torch.equal(sample_negatives(pairs, 20, 3), outs[2])
+
+
+def test_sample_negatives_of_graph():
+    data = FakeMultimodalDataset(60, 40, {'image': 4})[0]
+    data = T.BuildDualGraph(k=3)(data)
+    edge_index = data['user', 'rates', 'item'].edge_index
+    torch.manual_seed(12)
+    out = sample_negatives(edge_index, 40, 2)
+    torch.manual_seed(12)
+    expected = sample_negatives(edge_index.as_tensor(), 40, 2)
+    assert type(out) is torch.Tensor
+    assert torch.equal(out, expected)
+
+
+def test_sample_negatives_of_repeated_pairs():
+    pairs = torch.tensor([[0, 0, 0, 0], [1, 1, 0, 1]])
+    assert sample_negatives(pairs, num_items=3).tolist() == [[2]] * 4
+
+
+def test_sample_negatives_of_nothing():
+    pairs = torch.empty(2, 0, dtype=torch.long)
+    assert sample_negatives(pairs, 5, 3).size() == (0, 3)
+
+
+def test_sample_negatives_errors():
+    pairs = random_pairs()
+    for num_samples in [0, -1]:
+        match = rf"'num_samples' .* positive \(got {num_samples}\)"
+        with pytest.raises(ValueError, match=match):
+            sample_negatives(pairs, 20, num_samples)
+    pairs = torch.tensor([[0, 1, 1, 1], [0, 2, 0, 1]])
+    match = r'\(got user 1 with pairs with all 3 items\)'
+    with pytest.raises(ValueError, match=match):
+        sample_negatives(pairs, num_items=3)
