@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--epochs', type=int, default=200)
     parser.add_argument('--patience', type=int, default=10)
-    parser.add_argument('--batch-size', type=int, default=2048)
-    parser.add_argument('--lr', type=float, default=0.001)
+    parser.add_argument('--batch-size', type=int, default=8192)
+    parser.add_argument('--lr', type=float, default=0.003)
     parser.add_argument('--results', type=Path, default=RESULTS)
     args = parser.parse_args()
     if args.demo == bool(args.data):
@@ -118,6 +118,7 @@ def train(
         epoch_data = data
     num_items = data['item'].num_nodes
     negatives = sample_negatives(pairs, num_items, model.recipe.num_negatives)
+    batch_size = min(batch_size, pairs.size(1) // 25 + 1)
     for index in torch.randperm(pairs.size(1)).split(batch_size):
         optimizer.zero_grad()
         model(epoch_data)

@@ -26,7 +26,7 @@ class Recipe:
 class CRANEModel(torch.nn.Module):
     r"""CRANE, with its defaults unless told otherwise."""
 
-    recipe = Recipe(num_negatives=4, edge_dropping=0.8, lambda_reg=0.0)
+    recipe = Recipe(num_negatives=4, edge_dropping=0.8, lambda_reg=1e-3)
 
     def __init__(self, data: HeteroData, **kwargs: object) -> None:
         super().__init__()
@@ -45,7 +45,8 @@ class CRANEModel(torch.nn.Module):
 
     def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
         r"""The loss of a mini-batch, of the latest forward pass."""
-        return self.model.loss(self.out, user, pos, neg)
+        reg = self.recipe.lambda_reg
+        return self.model.loss(self.out, user, pos, neg, lambda_reg=reg)
 
 
 class LightGCNModel(torch.nn.Module):

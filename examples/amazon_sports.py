@@ -17,12 +17,8 @@ from torch_geometric import seed_everything
 from tqdm import tqdm
 
 import crane_pyg.transforms as T
+from crane_pyg import datasets
 from crane_pyg.checkpoint import load_checkpoint, replacing, save_checkpoint
-from crane_pyg.datasets import (
-    AmazonMultimodal,
-    FakeMultimodalDataset,
-    MMRecDataset,
-)
 from crane_pyg.nn import CRANE
 from crane_pyg.ranking import evaluate
 from crane_pyg.reference import evaluate_item_graph, evaluate_popularity
@@ -34,7 +30,6 @@ parser.add_argument('--root', default='data', help='holds the Amazon data sets')
 parser.add_argument('--name', default='sports')
 parser.add_argument('--demo', action='store_true', help='use fake data')
 parser.add_argument('--epochs', type=int, default=50)
-parser.add_argument('--patience', type=int, default=5)
 parser.add_argument('--seed', type=int, default=0)
 parser.add_argument('--device', default='cpu')
 parser.add_argument('--checkpoint', help='file to save every epoch to')
@@ -53,18 +48,19 @@ seed_everything(args.seed)
 graphs = T.BuildDualGraph()
 if args.demo:
     print('DEMO: these are fake data, made up on the spot.')
-    name, dataset = 'fake', FakeMultimodalDataset(pre_transform=graphs)
+    name, dataset = 'fake', datasets.FakeMultimodalDataset(pre_transform=graphs)
 elif args.data:
     name = Path(args.data).resolve().name
     cache = Path(args.root, 'processed', name)
-    dataset = MMRecDataset(args.data, None, graphs, processed_dir=cache)
+    dataset = datasets.MMRecDataset(
+        args.data, None, graphs, processed_dir=cache
+    )
 else:
     name = args.name
-    dataset = AmazonMultimodal(args.root, name, pre_transform=graphs)
+    dataset = datasets.AmazonMultimodal(args.root, name, pre_transform=graphs)
 data = dataset[0].to(args.device)
 rates = data['user', 'rates', 'item']
 pairs = rates.edge_index.as_tensor()
-
 sizes = {m: data['item'][f'x_{m}'].size(1) for m in dataset.modalities}
 model = CRANE(dataset.num_users, dataset.num_items, sizes).to(args.device)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
@@ -77,7 +73,8 @@ def train(bar: tqdm) -> float:
     model.train()
     epoch_data, total = drop_edges(data), 0.0
     negative = sample_negatives(pairs, dataset.num_items, num_samples=4)
-    for index in torch.randperm(pairs.size(1)).split(8192):
+    batch_size = min(8192, pairs.size(1) // 25 + 1)
+    for index in torch.randperm(pairs.size(1)).split(batch_size):
         optimizer.zero_grad()
         user, item = pairs[:, index]
         loss = model.loss(model(epoch_data), user, item, negative[index])
@@ -96,7 +93,7 @@ def test(held_out: torch.Tensor) -> dict[str, float]:
     return evaluate(out.user, out.item, held_out, exclude=pairs)
 
 
-# Training stops early. All it needs to go on is in one dictionary.
+# Training stops after five epochs without gain, and can go on from `state`.
 meta = {'dataset': name, 'pairs': pairs.size(1), 'model': str(model)}
 state = {'epochs': 0, 'best_epoch': 0, 'seconds': 0.0, 'valid': {}}
 if args.resume:
@@ -104,9 +101,7 @@ if args.resume:
     model.load_state_dict(state['model'])
     optimizer.load_state_dict(state['optimizer'])
 try:
-    while state['epochs'] < args.epochs:
-        if state['epochs'] - state['best_epoch'] == args.patience:
-            break
+    while state['epochs'] < min(args.epochs, 5 + state['best_epoch']):
         start, epoch = time.perf_counter(), state['epochs'] + 1
         with tqdm(total=pairs.size(1), desc=f'Epoch {epoch}') as bar:
             loss = train(bar)
@@ -148,7 +143,7 @@ if args.metrics_file:
     metrics = {key: state[key] for key in ('best_epoch', 'epochs', 'valid')}
     metrics.update(dataset=name, seed=args.seed, test=results['CRANE'])
     metrics['seconds_per_epoch'] = state['seconds'] / state['epochs']
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    metrics['peak_rss_mb'] = usage.ru_maxrss / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    metrics['peak_rss_mb'] = peak / 1024
     with replacing(args.metrics_file) as temp:
         temp.write_text(json.dumps(metrics, indent=2))
