@@ -26,7 +26,7 @@ class Recipe:
 class CRANEModel(torch.nn.Module):
     r"""CRANE, with its defaults unless told otherwise."""
 
-    recipe = Recipe(num_negatives=4, edge_dropping=0.8, lambda_reg=1e-3)
+    recipe = Recipe(num_negatives=4, edge_dropping=0.8, lambda_reg=3e-3)
 
     def __init__(self, data: HeteroData, **kwargs: object) -> None:
         super().__init__()

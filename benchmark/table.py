@@ -59,17 +59,14 @@ def table(title: str, models: dict[str, list[dict]]) -> str:
         cells = [
             cell([run['test'][metric] for run in runs]) for metric in METRICS
         ]
-        trained = runs[0]['seed'] is not None
-        seeds = (
-            ', '.join(str(s) for s in sorted(run['seed'] for run in runs))
-            if trained
-            else '-'
-        )
-        epoch = ', '.join(str(run['epoch']) for run in runs) if trained else '-'
-        seconds = (
-            f'{mean(run["seconds"] for run in runs):.0f}' if trained else '-'
-        )
-        lines.append(' | '.join([name, seeds, *cells, epoch, seconds]))
+        trained = 'seconds' in runs[0]
+        seeds = epochs = seconds = '-'
+        if runs[0]['seed'] is not None:
+            seeds = ', '.join(sorted(str(run['seed']) for run in runs))
+        if trained:
+            epochs = ', '.join(str(run['epoch']) for run in runs)
+            seconds = f'{mean(run["seconds"] for run in runs):.0f}'
+        lines.append(' | '.join([name, seeds, *cells, epochs, seconds]))
     body = '\n'.join(f'| {line} |' for line in lines)
     return f'**{title}**\n\n{body}\n\n{provenance(models)}'
 

@@ -239,8 +239,8 @@ class CRANE(torch.nn.Module):
         user_index: Tensor,
         pos_index: Tensor,
         neg_index: Tensor,
-        lambda_reg: float = 1e-3,
-        contrast_weight: float = 0.01,
+        lambda_reg: float = 3e-3,
+        contrast_weight: float = 1e-3,
         temperature: float = 0.2,
         contrast_size: int = 1024,
     ) -> Tensor:
@@ -261,9 +261,9 @@ class CRANE(torch.nn.Module):
             pos_index (torch.Tensor): Their items :math:`(B)`.
             neg_index (torch.Tensor): Items that are not theirs :math:`(B, S)`.
             lambda_reg (float, optional): The :math:`L_2` regularization
-                strength of the embeddings in BPR. (default: :obj:`1e-3`)
+                strength of the embeddings in BPR. (default: :obj:`3e-3`)
             contrast_weight (float, optional): :math:`\lambda_c`; :obj:`0`
-                leaves the contrastive objective out. (default: :obj:`0.01`)
+                leaves the contrastive objective out. (default: :obj:`1e-3`)
             temperature (float, optional): The temperature of InfoNCE.
                 (default: :obj:`0.2`)
             contrast_size (int, optional): The number of pairs InfoNCE takes,
