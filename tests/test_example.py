@@ -79,7 +79,7 @@ def demo(tmp_path_factory):
 def interrupted(tmp_path_factory):
     r"""The folder of a run stopped after its first epoch, and how it ended."""
     folder = tmp_path_factory.mktemp('interrupted')
-    args = ['--epochs', 50, '--patience', 50, '--checkpoint', 'last.ckpt']
+    args = ['--epochs', 50, '--checkpoint', 'last.ckpt']
     process = start(folder, '--demo', *args)
     deadline = time.monotonic() + 300
     while not (folder / 'last.ckpt').exists() and process.poll() is None:
@@ -146,7 +146,7 @@ def read_checkpoint(path):
 def test_example_interrupt(interrupted):
     folder, (code, stdout, stderr) = interrupted
     assert code == 1
-    assert 'Stopped; kept last.ckpt.' in stderr
+    assert 'Stopped; --resume goes on from --checkpoint.' in stderr
     assert 'Traceback' not in stderr
     assert 'Test at epoch' not in stdout
     assert os.listdir(folder) == ['last.ckpt']
@@ -154,7 +154,7 @@ def test_example_interrupt(interrupted):
     meta, _ = read_checkpoint(folder / 'last.ckpt')
     assert meta['dataset'] == 'fake'
     state = load_checkpoint(folder / 'last.ckpt', meta)
-    assert state['epoch'] == state['best_epoch'] == 1
+    assert state['epochs'] == state['best_epoch'] == 1
     assert state['valid']['recall@20'] > 0
 
 
@@ -172,7 +172,7 @@ def test_example_resume(demo, interrupted):
     state, expected = (
         read_checkpoint(path / 'last.ckpt')[1] for path in (folder, demo[0])
     )
-    assert state['epoch'] == 2
+    assert state['epochs'] == 2
     assert torch.equal(state['rng'], expected['rng'])
     assert state['model'].keys() == expected['model'].keys()
     for key, value in state['model'].items():
@@ -181,7 +181,7 @@ def test_example_resume(demo, interrupted):
 
 def test_example_resume_needs_checkpoint(tmp_path):
     line = fail(tmp_path, '--demo', '--resume')
-    assert line.endswith('--resume needs --checkpoint FILE')
+    assert line.endswith('and --checkpoint to --resume')
 
 
 def write_mmrec(folder, dataset, end='\r\n'):
@@ -257,3 +257,16 @@ def test_example_on_real_data(tmp_path):
     # Two epochs are enough to beat chance many times over:
     num_items = np.load(TIKTOK / 'image_feat.npy', mmap_mode='r').shape[0]
     assert metrics['test']['recall@20'] > 5 * 20 / num_items
+
+
+@pytest.mark.parametrize(
+    'args', [['--checkpoint', 'no/c.pt'], ['--metrics-file', 'no/m.json']]
+)
+def test_example_missing_folder(tmp_path, args):
+    line = fail(tmp_path, '--demo', *args)
+    assert line.endswith(f'there is no folder for {args[1]}')
+    assert os.listdir(tmp_path) == []
+
+
+def test_example_needs_an_epoch(tmp_path):
+    assert 'needs --epochs above 0' in fail(tmp_path, '--demo', '--epochs', 0)
