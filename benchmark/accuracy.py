@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -24,7 +25,7 @@ import crane_pyg
 import crane_pyg.transforms as T
 from crane_pyg.checkpoint import replacing
 from crane_pyg.datasets import FakeMultimodalDataset, read_mmrec
-from crane_pyg.ranking import evaluate
+from crane_pyg.ranking import evaluate, top_k
 from crane_pyg.reference import evaluate_item_graph, evaluate_popularity
 from crane_pyg.sampling import sample_negatives
 
@@ -47,6 +48,14 @@ def main() -> None:
     parser.add_argument('--batch-size', type=int, default=8192)
     parser.add_argument('--lr', type=float, default=0.003)
     parser.add_argument('--results', type=Path, default=RESULTS)
+    parser.add_argument(
+        '--set',
+        nargs='+',
+        default=[],
+        metavar='NAME=VALUE',
+        help='arguments of the models, in JSON, e.g., lambda_reg=0.001',
+    )
+    parser.add_argument('--tag', default='', help='ends the name of the model')
     args = parser.parse_args()
     if args.demo == bool(args.data):
         parser.error('needs either --demo or --data DIR')
@@ -58,7 +67,8 @@ def main() -> None:
                 result = refer(reference, data)
                 save(args, name, seed if args.demo else None, result)
         for name in args.models:
-            save(args, name, seed, fit(name, data, seed, args))
+            result = fit(name, data, seed, args)
+            save(args, name + args.tag, seed, result)
 
 
 def load_data(args: argparse.Namespace, seed: int = 0) -> HeteroData:
@@ -68,6 +78,12 @@ def load_data(args: argparse.Namespace, seed: int = 0) -> HeteroData:
     else:
         data = read_mmrec(args.data)
     return T.BuildDualGraph()(data)
+
+
+def overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of the models that are not their defaults."""
+    pairs = (text.split('=', 1) for text in args.set)
+    return {name: json.loads(value) for name, value in pairs}
 
 
 def refer(
@@ -92,25 +108,35 @@ def fit(
     seed_everything(seed)
     rates = data['user', 'rates', 'item']
     pairs = rates.edge_index.as_tensor()
-    model = MODELS[name](data)
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
-    drop_edges = T.DegreeDropEdges(model.recipe.edge_dropping)
+    model = MODELS[name](data, **overrides(args))
+    recipe = model.recipe
+    lr, batch_size = recipe.lr or args.lr, recipe.batch_size or args.batch_size
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    drop_edges = T.DegreeDropEdges(recipe.edge_dropping)
 
     seconds, best, curve = 0.0, {'epoch': 0, 'valid': {'recall@20': -1}}, []
     for epoch in range(1, args.epochs + 1):
         start = time.perf_counter()
-        train(model, optimizer, data, drop_edges(data), pairs, args.batch_size)
+        train(model, optimizer, data, drop_edges(data), pairs, batch_size)
         seconds += time.perf_counter() - start
         user, item = embed(model, data)
         valid = evaluate(user, item, rates.val_edge_label_index, pairs)
         curve.append([round(seconds, 2), valid['recall@20']])
         if valid['recall@20'] > best['valid']['recall@20']:
             test = evaluate(user, item, rates.test_edge_label_index, pairs)
-            best = {'epoch': epoch, 'valid': valid, 'test': test}
+            users = per_user(user, item, rates.test_edge_label_index, pairs)
+            best = {'epoch': epoch, 'valid': valid, 'test': test, **users}
         print(name, seed, epoch, f'{valid["recall@20"]:.4f}', flush=True)
         if epoch - best['epoch'] >= args.patience:
             break
-    return {**best, 'epochs': epoch, 'seconds': seconds, 'curve': curve}
+    return {
+        **best,
+        'epochs': epoch,
+        'seconds': seconds,
+        'curve': curve,
+        'recipe': {**vars(recipe), 'lr': lr, 'batch_size': batch_size},
+        'overrides': overrides(args),
+    }
 
 
 def train(
@@ -142,6 +168,26 @@ def embed(model: torch.nn.Module, data: HeteroData) -> tuple[Tensor, Tensor]:
     return model(data)
 
 
+def per_user(
+    user_emb: Tensor,
+    item_emb: Tensor,
+    held_out: Tensor,
+    exclude: Tensor,
+    k: int = 20,
+) -> dict[str, Tensor]:
+    """Recall@20 and NDCG@20 of each user with held-out items."""
+    users, row = held_out[0].unique(return_inverse=True)
+    top = top_k(user_emb, item_emb, k, users, exclude)
+    pair = row * item_emb.size(0) + held_out[1]
+    hit = torch.isin(
+        torch.arange(users.numel()).view(-1, 1) * item_emb.size(0) + top, pair
+    ).float()
+    count = row.bincount()
+    gain = torch.arange(2, k + 2).float().log2().reciprocal()
+    ideal = gain.cumsum(0)[count.clamp(max=k) - 1]
+    return {'recall': hit.sum(1) / count, 'ndcg': hit @ gain / ideal}
+
+
 def save(
     args: argparse.Namespace,
     name: str,
@@ -149,6 +195,11 @@ def save(
     result: dict[str, object],
 ) -> None:
     """Writes one result with all that is needed to repeat it."""
+    users = {
+        key: result.pop(key).half().numpy()
+        for key in ('recall', 'ndcg')
+        if key in result
+    }
     dataset = 'fake' if args.demo else Path(args.data).resolve().name
     git = ['git', 'describe', '--always', '--dirty']
     record = {
@@ -156,12 +207,12 @@ def save(
         'model': name,
         'seed': seed,
         **result,
-        'recipe': vars(MODELS[name].recipe) if name in MODELS else None,
         'arguments': {
-            key: getattr(args, key)
-            for key in ('epochs', 'patience', 'batch_size', 'lr')
+            key: getattr(args, key) for key in ('epochs', 'patience')
         },
-        'revision': subprocess.check_output(git, text=True).strip(),
+        'revision': subprocess.check_output(
+            git, text=True, cwd=Path(__file__).parent
+        ).strip(),
         'date': time.strftime('%Y-%m-%d'),
         'versions': {
             'crane_pyg': crane_pyg.__version__,
@@ -173,7 +224,14 @@ def save(
     }
     suffix = '' if seed is None else f'-{seed}'
     args.results.mkdir(parents=True, exist_ok=True)
-    with replacing(args.results / f'{dataset}-{name}{suffix}.json') as temp:
+    stem = f'{dataset}-{name}{suffix}'
+    if users:
+        with (
+            replacing(args.results / f'{stem}.npz') as temp,
+            temp.open('wb') as file,
+        ):
+            numpy.savez_compressed(file, **users)
+    with replacing(args.results / f'{stem}.json') as temp:
         temp.write_text(json.dumps(record, indent=1) + '\n')
 
 

@@ -1,8 +1,4 @@
-r"""The models that are compared: each embeds users and items, has a loss, and
-says which recipe it is trained by.
-"""
-
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -11,54 +7,22 @@ from torch_geometric.data import HeteroData
 from torch_geometric.nn.models import LightGCN
 from torch_geometric.nn.models.lightgcn import BPRLoss
 
-from crane_pyg.nn import CRANE
+from .base import CHANNELS, Model, Recipe
+from .crane import CRANEModel
 
 
-@dataclass(frozen=True)
-class Recipe:
-    r"""How a model is trained."""
-
-    num_negatives: int
-    edge_dropping: float
-    lambda_reg: float
-
-
-class CRANEModel(torch.nn.Module):
-    r"""CRANE, with its defaults unless told otherwise."""
-
-    recipe = Recipe(num_negatives=4, edge_dropping=0.8, lambda_reg=3e-3)
-
-    def __init__(self, data: HeteroData, **kwargs: object) -> None:
-        super().__init__()
-        sizes = {
-            name[2:]: x.size(1)
-            for name, x in data['item'].items()
-            if name.startswith('x_')
-        }
-        num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
-        self.model = CRANE(num_users, num_items, sizes, **kwargs)
-
-    def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
-        r"""Embeds all users and items."""
-        self.out = self.model(data)
-        return self.out.user, self.out.item
-
-    def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
-        r"""The loss of a mini-batch, of the latest forward pass."""
-        reg = self.recipe.lambda_reg
-        return self.model.loss(self.out, user, pos, neg, lambda_reg=reg)
-
-
-class LightGCNModel(torch.nn.Module):
+class LightGCNModel(Model):
     r"""PyG's LightGCN, on a normalized sparse matrix."""
 
     recipe = Recipe(num_negatives=1, edge_dropping=0.0, lambda_reg=1e-4)
 
-    def __init__(self, data: HeteroData, num_layers: int = 2) -> None:
-        super().__init__()
+    def __init__(
+        self, data: HeteroData, num_layers: int = 2, **recipe: float | None
+    ) -> None:
+        super().__init__(**recipe)
         self.num_users = data['user'].num_nodes
         num_nodes = self.num_users + data['item'].num_nodes
-        self.model = LightGCN(num_nodes, 64, num_layers, normalize=False)
+        self.model = LightGCN(num_nodes, CHANNELS, num_layers, normalize=False)
         self.loss_fn = BPRLoss(self.recipe.lambda_reg)
         self.adj: tuple[object, Tensor] | None = None
 
@@ -99,11 +63,6 @@ class LightGCNModel(torch.nn.Module):
 class LightGCNSameRecipe(LightGCNModel):
     r"""PyG's LightGCN, trained by CRANE's recipe."""
 
-    recipe = Recipe(num_negatives=4, edge_dropping=0.8, lambda_reg=1e-4)
-
-
-MODELS = {
-    'crane': CRANEModel,
-    'lightgcn': LightGCNModel,
-    'lightgcn-same-recipe': LightGCNSameRecipe,
-}
+    recipe = replace(
+        CRANEModel.recipe, lambda_reg=LightGCNModel.recipe.lambda_reg
+    )

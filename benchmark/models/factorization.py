@@ -1,0 +1,66 @@
+import torch
+from torch import Tensor
+from torch.nn import Parameter, ParameterList
+from torch_geometric.data import HeteroData
+
+from .base import CHANNELS, Peer
+from .features import Projection, get_features
+
+
+class MF(Peer):
+    r"""Matrix factorization from the `"BPR: Bayesian Personalized Ranking from
+    Implicit Feedback" <https://arxiv.org/abs/1205.2618>`_ paper.
+
+    .. math::
+        s_{ui} = \mathbf{p}_u^{\top} \mathbf{q}_i
+    """
+
+    def __init__(self, data: HeteroData, **recipe: float | None) -> None:
+        super().__init__(data, **recipe)
+        self.reset_parameters()
+
+    def embed(self, data: HeteroData) -> tuple[Tensor, Tensor]:
+        r"""Returns the embeddings of all users and items."""
+        return self.user_id, self.item_id
+
+
+class VBPR(Peer):
+    r"""The recommender from the `"VBPR: Visual Bayesian Personalized Ranking
+    from Implicit Feedback" <https://arxiv.org/abs/1510.01784>`_ paper, where
+    every modality :math:`m` has what the paper has for images.
+
+    .. math::
+        s_{ui} = \mathbf{p}_u^{\top} \mathbf{q}_i + b_i + \sum_m \left(
+        \mathbf{t}_{u,m}^{\top} \mathbf{E}_m \mathbf{f}_{i,m} +
+        \boldsymbol{\beta}_m^{\top} \mathbf{f}_{i,m} \right)
+
+    A user has a taste :math:`\mathbf{t}_{u,m}` for each modality. One
+    projection of the concatenated features, which others use, is the case of
+    equal tastes.
+    """
+
+    def __init__(self, data: HeteroData, **recipe: float | None) -> None:
+        super().__init__(data, **recipe)
+        num_users, num_items = self.size
+        self.taste = ParameterList(
+            torch.empty(num_users, CHANNELS) for _ in get_features(data)
+        )
+        self.bias = Parameter(torch.empty(num_items))
+        # The last channel is the bias of the features:
+        self.project = Projection(data, CHANNELS + 1, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Resets all parameters; all biases start at zero."""
+        super().reset_parameters()
+        for linear in self.project.linear:
+            torch.nn.init.zeros_(linear.weight[-1])
+
+    def embed(self, data: HeteroData) -> tuple[Tensor, Tensor]:
+        r"""Embeds all users and items, with all biases in the last channel."""
+        features = self.project()
+        bias = self.bias + sum(x[:, -1] for x in features)
+        one = self.user_id.new_ones(self.size[0], 1)
+        user = [self.user_id, *self.taste, one]
+        item = [self.item_id, *(x[:, :-1] for x in features), bias[:, None]]
+        return torch.cat(user, dim=1), torch.cat(item, dim=1)

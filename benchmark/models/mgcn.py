@@ -1,0 +1,129 @@
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import Linear, ModuleList, Sequential, Tanh
+from torch_geometric.data import HeteroData
+
+from crane_pyg.nn.loss import info_nce_loss
+
+from .base import CHANNELS, Peer
+from .crane import CRANEModel
+from .features import ItemGraph, Projection, get_features, neighbor_graph
+
+
+class MGCN(Peer):
+    r"""The recommender from the `"Multi-View Graph Convolutional Network for
+    Multimedia Recommendation" <https://arxiv.org/abs/2308.03588>`_ paper.
+
+    Item features are purified by the ID embeddings :math:`\mathbf{X}`, and
+    propagated over the frozen graph :math:`\hat{\mathbf{S}}_m` of each
+    modality and the normalized user-item graph :math:`\hat{\mathbf{R}}`:
+
+    .. math::
+        \mathbf{E}_{\mathcal{I},m} = \hat{\mathbf{S}}_m \left(
+        \mathbf{X}_{\mathcal{I}} \odot \sigma(g_m(\mathbf{F}_m \mathbf{W}_m +
+        \mathbf{b}_m)) \right), \qquad \mathbf{E}_{\mathcal{U},m} =
+        \hat{\mathbf{R}} \mathbf{E}_{\mathcal{I},m}
+
+    They are fused into a side view :math:`\mathbf{E}`, where the behavior view
+    :math:`\bar{\mathbf{X}}` of LightGCN weighs what is specific to a modality:
+
+    .. math::
+        \mathbf{E}_s = \sum_m \alpha_m \mathbf{E}_m, \qquad
+        \mathbf{E} = \frac{1}{M + 1} \left( \mathbf{E}_s + \sum_m
+        (\mathbf{E}_m - \mathbf{E}_s) \odot
+        \sigma(h_m(\bar{\mathbf{X}})) \right), \qquad
+        \alpha = \underset{m}{\text{softmax}} \;
+        \mathbf{q}^{\top} \tanh(\mathbf{E}_m \mathbf{W} + \mathbf{b})
+
+    with linear layers :math:`g_m`, :math:`h_m`. Items are ranked by
+    :math:`\mathbf{H} = \bar{\mathbf{X}} + \mathbf{E}`, and both views
+    are aligned by InfoNCE.
+
+    Args:
+        data (torch_geometric.data.HeteroData): Features and node counts.
+        contrast_weight (float, optional): The weight of InfoNCE.
+            (default: :obj:`0.01`)
+        temperature (float, optional): The temperature of InfoNCE.
+            (default: :obj:`0.2`)
+        contrast_size (int, optional): The number of pairs InfoNCE takes, the
+            first of the mini-batch; its cost grows with the square.
+            (default: :obj:`2048`)
+        num_layers (int, optional): The layers of LightGCN.
+            (default: :obj:`2`)
+        k (int, optional): The number of neighbors. (default: :obj:`10`)
+        **recipe (optional): Values of the recipe.
+    """
+
+    def __init__(
+        self,
+        data: HeteroData,
+        contrast_weight: float = 0.01,
+        temperature: float = 0.2,
+        contrast_size: int = 2048,
+        num_layers: int = 2,
+        k: int = 10,
+        **recipe: float | None,
+    ) -> None:
+        super().__init__(data, **recipe)
+        self.contrast_weight = contrast_weight
+        self.temperature = temperature
+        self.contrast_size = contrast_size
+        self.num_layers = num_layers
+        xs = get_features(data).values()
+        self.item_graphs = ModuleList(
+            ItemGraph(*neighbor_graph(x, k), self.size[1]) for x in xs
+        )
+        self.project = Projection(data)
+        self.purify = ModuleList(Linear(CHANNELS, CHANNELS) for _ in xs)
+        self.query = Sequential(
+            Linear(CHANNELS, CHANNELS), Tanh(), Linear(CHANNELS, 1, bias=False)
+        )
+        self.prefer = ModuleList(Linear(CHANNELS, CHANNELS) for _ in xs)
+        self.reset_parameters()
+
+    def embed(self, data: HeteroData) -> tuple[Tensor, Tensor]:
+        r"""Embeds all users and items."""
+        items = self._item_views()
+        users = self.to_user(data, torch.cat(items, dim=1))
+        self.behavior = self.propagate(data, self.num_layers)
+        self.side = (
+            self._fuse(users.split(CHANNELS, dim=1), self.behavior[0]),
+            self._fuse(items, self.behavior[1]),
+        )
+        (user, item), (user_side, item_side) = self.behavior, self.side
+        return user + user_side, item + item_side
+
+    def auxiliary_loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+        r"""InfoNCE between both views of the users and of the items."""
+        losses = []
+        for side, behavior, index in zip(
+            self.side, self.behavior, (user, pos), strict=True
+        ):
+            index = index[: self.contrast_size]
+            views = F.embedding(index, side), F.embedding(index, behavior)
+            losses.append(info_nce_loss(*views, self.temperature, index))
+        return self.contrast_weight * sum(losses)
+
+    def _item_views(self) -> list[Tensor]:
+        return [
+            graph(self.item_id * purify(x).sigmoid())
+            for graph, purify, x in zip(
+                self.item_graphs, self.purify, self.project(), strict=True
+            )
+        ]
+
+    def _fuse(self, views: list[Tensor], behavior: Tensor) -> Tensor:
+        x = torch.stack(tuple(views))
+        shared = (self.query(x).softmax(dim=0) * x).sum(dim=0)
+        gate = torch.stack([prefer(behavior) for prefer in self.prefer])
+        specific = (x - shared) * gate.sigmoid()
+        return (shared + specific.sum(dim=0)) / (len(views) + 1)
+
+
+class MGCNSameRecipe(MGCN):
+    r"""MGCN, trained by CRANE's recipe."""
+
+    recipe = replace(CRANEModel.recipe, lambda_reg=MGCN.recipe.lambda_reg)
