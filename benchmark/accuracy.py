@@ -10,6 +10,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ RESULTS = Path(__file__).parent / 'results'
 REFERENCES = {
     'most-popular': evaluate_popularity,
     'item-graph': evaluate_item_graph,
+    'co-rated': partial(evaluate_item_graph, item_edge='co_rated'),
 }
 
 
@@ -113,6 +115,7 @@ def fit(
     lr, batch_size = recipe.lr or args.lr, recipe.batch_size or args.batch_size
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     drop_edges = T.DegreeDropEdges(recipe.edge_dropping)
+    ranking = {'exclude': pairs, 'neighbors': model.neighborhood(data)}
 
     seconds, best, curve = 0.0, {'epoch': 0, 'valid': {'recall@20': -1}}, []
     for epoch in range(1, args.epochs + 1):
@@ -120,11 +123,12 @@ def fit(
         train(model, optimizer, data, drop_edges(data), pairs, batch_size)
         seconds += time.perf_counter() - start
         user, item = embed(model, data)
-        valid = evaluate(user, item, rates.val_edge_label_index, pairs)
+        valid = evaluate(user, item, rates.val_edge_label_index, **ranking)
         curve.append([round(seconds, 2), valid['recall@20']])
         if valid['recall@20'] > best['valid']['recall@20']:
-            test = evaluate(user, item, rates.test_edge_label_index, pairs)
-            users = per_user(user, item, rates.test_edge_label_index, pairs)
+            held_out = rates.test_edge_label_index
+            test = evaluate(user, item, held_out, **ranking)
+            users = per_user(user, item, held_out, **ranking)
             best = {'epoch': epoch, 'valid': valid, 'test': test, **users}
         print(name, seed, epoch, f'{valid["recall@20"]:.4f}', flush=True)
         if epoch - best['epoch'] >= args.patience:
@@ -172,12 +176,12 @@ def per_user(
     user_emb: Tensor,
     item_emb: Tensor,
     held_out: Tensor,
-    exclude: Tensor,
     k: int = 20,
+    **ranking: Any,
 ) -> dict[str, Tensor]:
     """Recall@20 and NDCG@20 of each user with held-out items."""
     users, row = held_out[0].unique(return_inverse=True)
-    top = top_k(user_emb, item_emb, k, users, exclude)
+    top = top_k(user_emb, item_emb, k, users, **ranking)
     pair = row * item_emb.size(0) + held_out[1]
     hit = torch.isin(
         torch.arange(users.numel()).view(-1, 1) * item_emb.size(0) + top, pair

@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch_geometric.index import index2ptr
 from torch_geometric.metrics import (
     LinkPredMetricCollection,
     LinkPredNDCG,
     LinkPredRecall,
 )
+
+from crane_pyg._rows import CompressedRows, check_index
+from crane_pyg.neighborhood import Neighborhood
 
 __all__ = ['evaluate', 'evaluate_scores', 'top_k']
 
@@ -24,8 +26,10 @@ def top_k(
     user_index: Tensor | None = None,
     exclude: Tensor | None = None,
     block_size: int = 1024,
+    neighbors: Neighborhood | None = None,
 ) -> Tensor:
-    r"""Returns the :math:`k` items of highest inner product for each user.
+    r"""Returns the :math:`k` items of highest score for each user: the inner
+    product of their embeddings, plus what :obj:`neighbors` adds to it.
 
     Args:
         user_emb (torch.Tensor): User embeddings :math:`(U, d)`.
@@ -38,6 +42,9 @@ def top_k(
         block_size (int, optional): Number of users scored at a time; the peak
             memory is :obj:`block_size` times :math:`I` scores.
             (default: :obj:`1024`)
+        neighbors (Neighborhood, optional): Adds to the inner products, see
+            :class:`~crane_pyg.neighborhood.Neighborhood`.
+            (default: :obj:`None`)
 
     Returns:
         torch.Tensor: Item indices :math:`(B, k)` in descending order of
@@ -48,18 +55,13 @@ def top_k(
             an index is beyond the embeddings.
     """
     num_users, num_items = user_emb.size(0), item_emb.size(0)
-    _check_k(k, num_items)
+    check_k(k, num_items)
     if user_index is None:
         user_index = torch.arange(num_users, device=user_emb.device)
-    _check_index('user_index', user_index, num_users)
-    item_emb_t = item_emb.t().contiguous()
-    scores = (
-        (users, user_emb[users] @ item_emb_t)
-        for users in _split(user_index, block_size)
-    )
-    rows = Exclusion(exclude, num_users, num_items, user_emb.device)
-    outs = [_top_k(score, k, rows, users) for users, score in scores]
-    return torch.cat(outs)
+    check_index('user_index', user_index, num_users)
+    scores = score_blocks(user_emb, item_emb, user_index, block_size, neighbors)
+    rows = exclusion(exclude, (num_users, num_items), user_emb.device)
+    return torch.cat([mask_top_k(*score, k, rows) for score in scores])
 
 
 def evaluate(
@@ -69,8 +71,10 @@ def evaluate(
     exclude: Tensor | None = None,
     ks: Sequence[int] = (10, 20),
     block_size: int = 1024,
+    neighbors: Neighborhood | None = None,
 ) -> dict[str, float]:
-    r"""Ranks all items for every user that has a held-out item.
+    r"""Ranks all items for every user that has a held-out item, see
+    :func:`top_k`.
 
     Args:
         user_emb (torch.Tensor): User embeddings :math:`(U, d)`.
@@ -83,6 +87,9 @@ def evaluate(
             (default: :obj:`(10, 20)`)
         block_size (int, optional): Number of users scored at a time.
             (default: :obj:`1024`)
+        neighbors (Neighborhood, optional): Adds to the inner products, see
+            :class:`~crane_pyg.neighborhood.Neighborhood`.
+            (default: :obj:`None`)
 
     Returns:
         dict[str, float]: :obj:`"recall@k"` and :obj:`"ndcg@k"` for each
@@ -92,11 +99,8 @@ def evaluate(
         ValueError: If there is no held-out pair, or an argument is out of
             its range.
     """
-    item_emb_t = item_emb.t().contiguous()
-    users = edge_label_index[0].unique()
-    scores = (
-        (block, user_emb[block] @ item_emb_t)
-        for block in _split(users, block_size)
+    scores = score_blocks(
+        user_emb, item_emb, edge_label_index[0].unique(), block_size, neighbors
     )
     size = (user_emb.size(0), item_emb.size(0))
     return evaluate_scores(scores, size, edge_label_index, exclude, ks)
@@ -124,18 +128,18 @@ def evaluate_scores(
     """
     num_users, num_items = size
     for k in ks:
-        _check_k(k, num_items)
+        check_k(k, num_items)
     if edge_label_index.size(1) == 0:
         raise ValueError(
             "'edge_label_index' needs to hold at least one pair to evaluate "
             f'against (got shape {list(edge_label_index.size())})'
         )
-    _check_index('edge_label_index[0]', edge_label_index[0], num_users)
-    _check_index('edge_label_index[1]', edge_label_index[1], num_items)
+    check_index('edge_label_index[0]', edge_label_index[0], num_users)
+    check_index('edge_label_index[1]', edge_label_index[1], num_items)
 
     device = edge_label_index.device
-    excluded = Exclusion(exclude, num_users, num_items, device)
-    labels = Exclusion(edge_label_index, num_users, num_items, device)
+    excluded = exclusion(exclude, size, device)
+    labels = CompressedRows(edge_label_index, *size, 'edge_label_index')
     metrics = LinkPredMetricCollection(
         {
             f'{name}@{k}': metric(k=k)
@@ -147,74 +151,56 @@ def evaluate_scores(
         }
     ).to(device)
     for users, score in scores:
-        top = _top_k(score, max(ks), excluded, users)
+        top = mask_top_k(users, score, max(ks), excluded)
         # The metrics know no padding; this index is no item's:
-        metrics.update(top.masked_fill(top < 0, num_items), labels[users])
+        top = top.masked_fill(top < 0, num_items)
+        metrics.update(top, torch.stack(labels[users][:2]))
     return {name: float(value) for name, value in metrics.compute().items()}
 
 
-class Exclusion:
-    r"""The items of each user, in compressed rows."""
-
-    def __init__(
-        self,
-        edge_index: Tensor | None,
-        num_users: int,
-        num_items: int,
-        device: torch.device,
-    ) -> None:
-        if edge_index is None:
-            edge_index = torch.empty(2, 0, dtype=torch.long, device=device)
-        _check_index('exclude[0]', edge_index[0], num_users)
-        _check_index('exclude[1]', edge_index[1], num_items)
-        user, perm = edge_index[0].sort()
-        self.ptr: Tensor = index2ptr(user, num_users)
-        self.item = edge_index[1][perm]
-
-    def __getitem__(self, users: Tensor) -> Tensor:
-        r"""Returns the pairs of :obj:`users`, numbered by their position."""
-        start, count = self.ptr[users], self.ptr.diff()[users]
-        row = torch.arange(users.size(0), device=users.device)
-        row = row.repeat_interleave(count)
-        offset = (start - count.cumsum(0) + count)[row]
-        position = torch.arange(row.size(0), device=users.device) + offset
-        return torch.stack([row, self.item[position]])
+def score_blocks(
+    user_emb: Tensor,
+    item_emb: Tensor,
+    user_index: Tensor,
+    block_size: int,
+    neighbors: Neighborhood | None = None,
+) -> Scores:
+    r"""Yields blocks of users and their scores of all items."""
+    if block_size <= 0:
+        raise ValueError(
+            f"'block_size' needs to be positive (got {block_size})"
+        )
+    item_emb_t = item_emb.t().contiguous()
+    for users in user_index.split(block_size):
+        score = user_emb[users] @ item_emb_t
+        yield (
+            users,
+            score if neighbors is None else neighbors.add_to(score, users),
+        )
 
 
-def _top_k(
-    score: Tensor,
-    k: int,
-    exclude: Exclusion,
-    users: Tensor,
+def exclusion(
+    edge_index: Tensor | None, size: tuple[int, int], device: torch.device
+) -> CompressedRows:
+    r"""Returns the items of each user that are never to be ranked."""
+    if edge_index is None:
+        edge_index = torch.empty(2, 0, dtype=torch.long, device=device)
+    return CompressedRows(edge_index, *size, 'exclude')
+
+
+def mask_top_k(
+    users: Tensor, score: Tensor, k: int, exclude: CompressedRows
 ) -> Tensor:
-    row, col = exclude[users]
+    r"""Returns the best items that are not excluded; overwrites the scores."""
+    row, col, _ = exclude[users]
     score[row, col] = float('-inf')
     value, index = score.topk(k, dim=-1)
     return index.masked_fill(value == float('-inf'), -1)
 
 
-def _split(index: Tensor, block_size: int) -> tuple[Tensor, ...]:
-    if block_size <= 0:
-        raise ValueError(
-            f"'block_size' needs to be positive (got {block_size})"
-        )
-    return torch.split(index, block_size)
-
-
-def _check_k(k: int, num_items: int) -> None:
+def check_k(k: int, num_items: int) -> None:
     if not 0 < k <= num_items:
         raise ValueError(
             f"'k' needs to be between 1 and the number of items {num_items} "
             f'(got {k})'
-        )
-
-
-def _check_index(name: str, index: Tensor, size: int) -> None:
-    if index.numel() == 0:
-        return
-    low, high = int(index.min()), int(index.max())
-    if low < 0 or high >= size:
-        raise ValueError(
-            f"'{name}' needs to be between 0 and {size - 1} "
-            f'(got {low if low < 0 else high})'
         )

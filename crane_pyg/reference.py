@@ -7,8 +7,8 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree
 
-from crane_pyg.nn.conv import CRANEConv
-from crane_pyg.ranking import Exclusion, evaluate, evaluate_scores
+from crane_pyg.neighborhood import Neighborhood
+from crane_pyg.ranking import evaluate
 
 __all__ = ['evaluate_item_graph', 'evaluate_popularity']
 
@@ -48,7 +48,7 @@ def evaluate_item_graph(
     item_edge: str = 'similar_to',
     block_size: int = 1024,
 ) -> dict[str, float]:
-    r"""Ranks the items by the weight of their edges in the item graph to the
+    r"""Ranks the items by the weight of their edges in an item graph from the
     training items of a user: nearest neighbors, without any learning.
 
     Args:
@@ -67,19 +67,11 @@ def evaluate_item_graph(
     user_type, _, item_type = edge_type
     size = (data[user_type].num_nodes, data[item_type].num_nodes)
     edge_index = data[edge_type].edge_index
-    similar = data[item_type, item_edge, item_type]
-    conv = CRANEConv(normalize=False)  # type: ignore[abstract]
-    history = Exclusion(edge_index, *size, edge_index.device)
-
-    def score(users: Tensor) -> Tensor:
-        row, col = history[users]
-        seen = torch.zeros(size[1], users.size(0), device=row.device)
-        seen[col, row] = 1.0
-        out: Tensor = conv(
-            (seen, None), similar.edge_index, similar.edge_weight
-        )
-        return out.t().contiguous()
-
-    blocks = edge_label_index[0].unique().split(block_size)
-    scores = ((users, score(users)) for users in blocks)
-    return evaluate_scores(scores, size, edge_label_index, edge_index, ks)
+    graph = data[item_type, item_edge, item_type]
+    neighbors = Neighborhood(
+        edge_index, [(graph.edge_index, graph.edge_weight, 1.0)], size
+    )
+    user, item = (torch.zeros(n, 1, device=edge_index.device) for n in size)
+    return evaluate(
+        user, item, edge_label_index, edge_index, ks, block_size, neighbors
+    )

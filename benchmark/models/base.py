@@ -9,6 +9,7 @@ from torch.nn import Parameter
 from torch_geometric.data import HeteroData
 from torch_geometric.nn.models.lightgcn import BPRLoss
 
+from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn import CRANEConv
 
 CHANNELS = 64
@@ -40,6 +41,10 @@ class Model(torch.nn.Module):
     def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
         r"""Embeds all users and items."""
         raise NotImplementedError
+
+    def neighborhood(self, data: HeteroData) -> Neighborhood | None:
+        r"""Returns what is added to the inner products, if anything."""
+        return None
 
     def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
         r"""The loss of a mini-batch, of the latest forward pass.

@@ -1,6 +1,7 @@
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn import CRANE
 
 from .base import Model, Recipe
@@ -23,6 +24,10 @@ class CRANEModel(Model):
         r"""Embeds all users and items."""
         self.out = self.model(data)
         return self.out.user, self.out.item
+
+    def neighborhood(self, data: HeteroData) -> Neighborhood | None:
+        r"""Returns what CRANE adds to the inner products."""
+        return self.model.neighborhood(data)
 
     def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
         r"""The loss of a mini-batch, of the latest forward pass."""

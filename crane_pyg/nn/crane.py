@@ -10,6 +10,7 @@ from torch_geometric.nn.models import MLP
 from torch_geometric.nn.models.lightgcn import BPRLoss
 from torch_geometric.utils import degree
 
+from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn.conv import CRANEConv
 from crane_pyg.nn.loss import info_nce_loss
 from crane_pyg.nn.rca import MODES, RCA
@@ -56,7 +57,13 @@ class CRANE(torch.nn.Module):
 
     with the normalized user-item graph :math:`\hat{\mathbf{A}}` and the item
     graph :math:`\mathbf{S}`, see
-    :class:`~crane_pyg.transforms.BuildDualGraph`.
+    :class:`~crane_pyg.transforms.BuildDualGraph`. Items are ranked by
+
+    .. math::
+        \hat{r}_{ui} = \mathbf{x}_u^{\top} \mathbf{x}_i +
+        \sum_{j \in \mathcal{N}(u)} \sum_g \omega_g s^{(g)}_{ji}
+
+    where the second part, see :meth:`neighborhood`, takes no part in training.
 
     Args:
         num_users (int): The number of users.
@@ -86,6 +93,10 @@ class CRANE(torch.nn.Module):
             (default: :obj:`('user', 'rates', 'item')`)
         item_edge (str, optional): The name of the relation between items.
             (default: :obj:`"similar_to"`)
+        neighbor_weights (dict[str, float], optional): The relations between
+            items whose edges add to the scores, and their weights
+            :math:`\omega_g`; empty for none.
+            (default: :obj:`{"co_rated": 7.0, item_edge: 14.0}`)
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -106,6 +117,7 @@ class CRANE(torch.nn.Module):
         dropout: float = 0.0,
         edge_type: tuple[str, str, str] = ('user', 'rates', 'item'),
         item_edge: str = 'similar_to',
+        neighbor_weights: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in [
@@ -143,6 +155,9 @@ class CRANE(torch.nn.Module):
         self.size = (num_users, num_items)
         self.edge_type = edge_type
         self.item_edge = item_edge
+        if neighbor_weights is None:
+            neighbor_weights = {'co_rated': 7.0, item_edge: 14.0}
+        self.neighbor_weights = dict(neighbor_weights)
 
         # Prefixed, as modules reserve names such as 'training' and 'keys':
         self.encoder = ModuleDict(
@@ -294,6 +309,26 @@ class CRANE(torch.nn.Module):
             )
         return loss
 
+    def neighborhood(self, data: HeteroData) -> Neighborhood | None:
+        r"""Returns what the edges from the items of a user add to the scores,
+        or :obj:`None` if nothing.
+
+        Args:
+            data (torch_geometric.data.HeteroData): As in the forward pass,
+                with the edges of all relations in :obj:`neighbor_weights`.
+
+        Raises:
+            ValueError: If a relation is missing from :obj:`data`.
+        """
+        if len(self.neighbor_weights) == 0:
+            return None
+        item, graphs = self.edge_type[2], []
+        for relation, weight in self.neighbor_weights.items():
+            store = self._graph(data, (item, relation, item))
+            graphs.append((*store, weight))
+        history = data[self.edge_type].edge_index
+        return Neighborhood(history, graphs, self.size)
+
     @torch.no_grad()
     def recommend(
         self,
@@ -323,29 +358,38 @@ class CRANE(torch.nn.Module):
         finally:
             self.train(training)
         seen = data[self.edge_type].edge_index if exclude_seen else None
-        return top_k(out.user, out.item, k, user_index, seen)
+        return top_k(
+            out.user,
+            out.item,
+            k,
+            user_index,
+            seen,
+            neighbors=self.neighborhood(data),
+        )
 
     def _graphs(self, data: HeteroData) -> list[tuple[Tensor, Tensor]]:
         user, relation, item = self.edge_type
-        graphs = []
-        for edge_type in [
-            self.edge_type,
-            (item, f'rev_{relation}', user),
-            (item, self.item_edge, item),
-        ]:
-            if 'edge_weight' not in data[edge_type]:
-                raise ValueError(
-                    f"'data' needs to have edge weights of type {edge_type}, "
-                    f"see 'BuildDualGraph' (got {data.edge_types})"
-                )
-            store = data[edge_type]
-            graphs.append((store.edge_index, store.edge_weight))
+        graphs = [
+            self._graph(data, self.edge_type),
+            self._graph(data, (item, f'rev_{relation}', user)),
+            self._graph(data, (item, self.item_edge, item)),
+        ]
         if data[user].num_nodes != self.num_users:
             raise ValueError(
                 f"'data' needs to have {self.num_users} nodes of type "
                 f"'{user}' (got {data[user].num_nodes})"
             )
         return graphs
+
+    def _graph(
+        self, data: HeteroData, edge_type: tuple[str, str, str]
+    ) -> tuple[Tensor, Tensor]:
+        if 'edge_weight' not in data[edge_type]:
+            raise ValueError(
+                f"'data' needs to have edge weights of type {edge_type}, "
+                f"see 'BuildDualGraph' (got {data.edge_types})"
+            )
+        return data[edge_type].edge_index, data[edge_type].edge_weight
 
     def _encode_items(self, data: HeteroData) -> list[Tensor]:
         xs, masks = [], []

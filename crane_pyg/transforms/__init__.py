@@ -1,5 +1,6 @@
 r"""Graph transforms for multimodal recommendation."""
 
+from crane_pyg.transforms.co_rated import co_rated_graph
 from crane_pyg.transforms.drop_edges import DegreeDropEdges, degree_drop
 from crane_pyg.transforms.dual_graph import BuildDualGraph
 from crane_pyg.transforms.knn import knn_item_graph, merge_item_graphs
@@ -10,6 +11,7 @@ __all__ = [
     'AddUserProfiles',
     'BuildDualGraph',
     'DegreeDropEdges',
+    'co_rated_graph',
     'degree_drop',
     'knn_item_graph',
     'merge_item_graphs',

@@ -20,6 +20,7 @@ from crane_pyg.transforms._utils import (
     sort_by_col,
     to_edge_index,
 )
+from crane_pyg.transforms.co_rated import co_rated_graph
 from crane_pyg.transforms.knn import knn_item_graph, merge_item_graphs
 from crane_pyg.transforms.norm import row_norm, symmetric_norm
 
@@ -40,6 +41,8 @@ class BuildDualGraph(BaseTransform):
     :func:`~crane_pyg.transforms.knn_item_graph`, and all three graphs
     are normalized by :func:`~crane_pyg.transforms.symmetric_norm`.
     An undirected item graph is :math:`\mathbf{S} + \mathbf{S}^{\top}`.
+    Items that the same users had are connected as well, by edges of a type of
+    their own, see :func:`~crane_pyg.transforms.co_rated_graph`.
     Modalities are the attributes :obj:`x_<name>` of the item nodes. A row
     that holds a NaN or only zeros lacks the modality: its other modalities
     take the share, see :func:`~crane_pyg.transforms.merge_item_graphs`.
@@ -69,8 +72,13 @@ class BuildDualGraph(BaseTransform):
         edge_type (tuple, optional): The edge type that holds the training
             pairs, from users to items.
             (default: :obj:`('user', 'rates', 'item')`)
-        item_edge (str, optional): The name of the relation between items.
-            (default: :obj:`"similar_to"`)
+        item_edge (str, optional): The name of the relation between similar
+            items. (default: :obj:`"similar_to"`)
+        num_co_rated (int, optional): The number of edges from an item to
+            those its users had as well; :obj:`0` leaves these edges out.
+            (default: :obj:`100`)
+        co_edge (str, optional): The name of the relation between items of the
+            same users. (default: :obj:`"co_rated"`)
 
     Raises:
         ValueError: If an option is out of range, if the edge type, a number
@@ -87,8 +95,14 @@ class BuildDualGraph(BaseTransform):
         block_size: int = 1024,
         edge_type: EdgeType = ('user', 'rates', 'item'),
         item_edge: str = 'similar_to',
+        num_co_rated: int = 100,
+        co_edge: str = 'co_rated',
     ) -> None:
         check_positive(k, 'k')
+        if num_co_rated < 0:
+            raise ValueError(
+                f"'num_co_rated' needs to be non-negative (got {num_co_rated})"
+            )
         check_positive(block_size, 'block_size')
         if modality_weights is not None:
             names = list(modality_weights)
@@ -105,11 +119,13 @@ class BuildDualGraph(BaseTransform):
         self.block_size = block_size
         self.edge_type = check_edge_type(edge_type)
         self.item_edge = item_edge
+        self.num_co_rated = num_co_rated
+        self.co_edge = co_edge
 
     def forward(self, data: HeteroData) -> HeteroData:
         r"""Returns the data with both graphs."""
         item_type = self.edge_type[2]
-        _, _, num_items = get_edges(data, self.edge_type)
+        store, num_users, num_items = get_edges(data, self.edge_type)
         xs = get_modalities(data, item_type)
 
         edge_index, edge_weight = self._item_graph(xs, num_items)
@@ -118,6 +134,16 @@ class BuildDualGraph(BaseTransform):
             to_edge_index(edge_index, num_items, num_items),
             symmetric_norm(edge_index, num_items, num_items, edge_weight),
         )
+        if self.num_co_rated > 0:
+            edge_index, edge_weight = co_rated_graph(
+                store.edge_index, num_users, num_items, self.num_co_rated
+            )
+            edge_index, perm = sort_by_col(edge_index)
+            set_edges(
+                data[item_type, self.co_edge, item_type],
+                to_edge_index(edge_index, num_items, num_items),
+                edge_weight[perm],
+            )
         return set_user_item_graph(data, self.edge_type)
 
     def _item_graph(
@@ -150,7 +176,8 @@ class BuildDualGraph(BaseTransform):
             f'modality_weights={self.modality_weights}, '
             f"weighting='{self.weighting}', undirected={self.undirected}, "
             f'block_size={self.block_size}, '
-            f"edge_type={self.edge_type}, item_edge='{self.item_edge}')"
+            f"edge_type={self.edge_type}, item_edge='{self.item_edge}', "
+            f"num_co_rated={self.num_co_rated}, co_edge='{self.co_edge}')"
         )
 
 

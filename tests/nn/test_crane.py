@@ -406,6 +406,19 @@ def seen_items(data, user, edge_type=RATES):
     return set(dst[src == user].tolist())
 
 
+def test_crane_without_neighborhood():
+    data, model = get_data(), get_model(neighbor_weights={})
+    assert model.neighborhood(data) is None
+    out = model.eval()(data)
+    top = model.recommend(data, k=3, exclude_seen=False)
+    assert top.equal((out.user @ out.item.t()).topk(3)[1])
+    # The relation is looked for where it has a weight, and only there:
+    del data['item', 'co_rated', 'item']
+    model.recommend(data, k=3)
+    with pytest.raises(ValueError, match="'item', 'co_rated', 'item'"):
+        get_model().recommend(data, k=3)
+
+
 def test_crane_recommend():
     data = get_data()
     model = get_model(dropout=0.5)
@@ -421,6 +434,15 @@ def test_crane_recommend():
     # What evaluation ranks best, without the items already seen:
     out = model.eval()(data)
     score = out.user @ out.item.t()
+    pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
+    history = torch.zeros(NUM_USERS, NUM_ITEMS).index_put_(
+        tuple(pairs), torch.tensor(1.0), accumulate=True
+    )
+    for relation, weight in [('co_rated', 7.0), ('similar_to', 14.0)]:
+        graph = data['item', relation, 'item']
+        adj = torch.zeros(NUM_ITEMS, NUM_ITEMS)
+        adj[tuple(graph.edge_index.as_tensor())] = graph.edge_weight
+        score = score + weight * history @ adj
     for user, items in enumerate(top.tolist()):
         seen = seen_items(data, user)
         assert len(seen) > 0
@@ -434,7 +456,7 @@ def test_crane_recommend():
     assert model.recommend(data).size(0) == NUM_USERS
 
     everything = model.recommend(data, k=7, exclude_seen=False)
-    assert torch.equal(everything, top_k(out.user, out.item, 7))
+    assert torch.equal(everything, score.topk(7)[1])
     assert any(
         seen_items(data, user) & set(items)
         for user, items in enumerate(everything.tolist())

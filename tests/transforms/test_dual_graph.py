@@ -30,7 +30,8 @@ def get_data(edge_type=EDGE_TYPES[0], num_users=12, num_items=20):
 
 def graph_types(edge_type, item_edge='similar_to'):
     user, rel, item = edge_type
-    return [edge_type, (item, f'rev_{rel}', user), (item, item_edge, item)]
+    graphs = [edge_type, (item, f'rev_{rel}', user), (item, item_edge, item)]
+    return [*graphs, (item, 'co_rated', item)]
 
 
 def dense(store):
@@ -99,7 +100,7 @@ def test_user_item_graph(edge_type):
     user, _, item = edge_type
     adj = torch.zeros(data[user].num_nodes, data[item].num_nodes).double()
     adj[tuple(data[edge_type].edge_index)] = 1.0
-    _, rev, _ = graph_types(edge_type)
+    _, rev, *_ = graph_types(edge_type)
     assert_close(dense(out[edge_type]), sym(adj))
     assert_close(dense(out[rev]), sym(adj).t())
 
@@ -256,7 +257,7 @@ def test_no_leakage_of_held_out_pairs():
         dim=1,
     )
     held_out = set(map(tuple, held_out.t().tolist()))
-    rates, rev, _ = graph_types(EDGE_TYPES[0])
+    rates, rev, *_ = graph_types(EDGE_TYPES[0])
     edges = set(map(tuple, as_plain(out[rates].edge_index).t().tolist()))
     assert len(edges) == 60
     assert not edges & held_out
@@ -336,7 +337,8 @@ def test_repr():
     assert str(T.BuildDualGraph()) == (
         "BuildDualGraph(k=10, modality_weights=None, weighting='cosine', "
         'undirected=True, block_size=1024, '
-        "edge_type=('user', 'rates', 'item'), item_edge='similar_to')"
+        "edge_type=('user', 'rates', 'item'), item_edge='similar_to', "
+        "num_co_rated=100, co_edge='co_rated')"
     )
     transform = T.BuildDualGraph(
         k=5,
@@ -346,11 +348,14 @@ def test_repr():
         block_size=64,
         edge_type=['member', 'buys', 'product'],
         item_edge='near',
+        num_co_rated=3,
+        co_edge='along',
     )
     assert str(transform) == (
         "BuildDualGraph(k=5, modality_weights={'image': 0.1, 'text': 0.9}, "
         "weighting='uniform', undirected=False, block_size=64, "
-        "edge_type=('member', 'buys', 'product'), item_edge='near')"
+        "edge_type=('member', 'buys', 'product'), item_edge='near', "
+        "num_co_rated=3, co_edge='along')"
     )
 
 

@@ -1,0 +1,45 @@
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.index import index2ptr
+
+
+class CompressedRows:
+    r"""The destinations of each source, and values on the way."""
+
+    def __init__(
+        self,
+        edge_index: Tensor,
+        num_src: int,
+        num_dst: int,
+        name: str,
+        value: Tensor | None = None,
+    ) -> None:
+        if isinstance(edge_index, EdgeIndex):
+            edge_index = edge_index.as_tensor()
+        check_index(f'{name}[0]', edge_index[0], num_src)
+        check_index(f'{name}[1]', edge_index[1], num_dst)
+        src, perm = edge_index[0].sort(stable=True)
+        self.ptr: Tensor = index2ptr(src, num_src)
+        self.dst = edge_index[1][perm]
+        self.value = self.dst if value is None else value[perm]
+
+    def __getitem__(self, src: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Returns the positions in :obj:`src`, destinations and values."""
+        start, count = self.ptr[src], self.ptr.diff()[src]
+        row = torch.arange(src.size(0), device=src.device)
+        row = row.repeat_interleave(count)
+        offset = (start - count.cumsum(0) + count)[row]
+        index = torch.arange(row.size(0), device=src.device) + offset
+        return row, self.dst[index], self.value[index]
+
+
+def check_index(name: str, index: Tensor, size: int) -> None:
+    if index.numel() == 0:
+        return
+    low, high = int(index.min()), int(index.max())
+    if low < 0 or high >= size:
+        raise ValueError(
+            f"'{name}' needs to be between 0 and {size - 1} "
+            f'(got {low if low < 0 else high})'
+        )

@@ -1,0 +1,111 @@
+import pytest
+import torch
+from torch_geometric import EdgeIndex
+from torch_geometric.testing import withCUDA
+
+from crane_pyg import neighborhood
+from crane_pyg.neighborhood import Neighborhood
+from crane_pyg.ranking import evaluate, top_k
+
+SIZE = (7, 9)
+
+
+def get_graph(num_src, num_dst, num_edges, seed):
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randperm(num_src * num_dst, generator=generator)[:num_edges]
+    edge_index = torch.stack([index // num_dst, index % num_dst])
+    return edge_index, torch.rand(num_edges, generator=generator)
+
+
+def dense(size, edge_index, weight):
+    out = torch.zeros(size)
+    return out.index_put_(tuple(edge_index), weight, accumulate=True)
+
+
+@pytest.fixture
+def history():
+    return get_graph(*SIZE, 20, seed=1)[0]
+
+
+@pytest.fixture
+def graphs():
+    items = SIZE[1]
+    return [
+        (*get_graph(items, items, 30, seed=2), 2.0),
+        (*get_graph(items, items, 11, seed=3), 0.5),
+    ]
+
+
+def naive(history, graphs):
+    out = torch.zeros(SIZE)
+    rates = dense(SIZE, history, torch.ones(history.size(1)))
+    for edge_index, value, weight in graphs:
+        adj = dense((SIZE[1], SIZE[1]), edge_index, value)
+        out += weight * rates @ adj
+    return out
+
+
+@withCUDA
+@pytest.mark.parametrize('part_size', [1, 3, 1 << 14])
+def test_neighborhood(part_size, history, graphs, device, monkeypatch):
+    monkeypatch.setattr(neighborhood, 'PART_SIZE', part_size)
+    expected = naive(history, graphs)
+    assert expected.count_nonzero() > 10
+    graphs = [(e.to(device), v.to(device), w) for e, v, w in graphs]
+    out = Neighborhood(history.to(device), graphs, SIZE)
+    users = torch.tensor([5, 0, 5, 3], device=device)
+    score = torch.ones(4, SIZE[1], device=device)
+    assert out.add_to(score, users) is score
+    torch.testing.assert_close(score.cpu(), 1 + expected[[5, 0, 5, 3]])
+
+
+def test_neighborhood_takes_edge_index(history, graphs):
+    (edge_index, value, weight), _ = graphs
+    col = edge_index[1].argsort(stable=True)
+    adj = EdgeIndex(
+        edge_index[:, col], sparse_size=(SIZE[1],) * 2, sort_order='col'
+    )
+    users, zeros = torch.arange(SIZE[0]), torch.zeros(SIZE)
+    out = Neighborhood(history, [(adj, value[col], weight)], SIZE)
+    expected = naive(history, graphs[:1])
+    torch.testing.assert_close(out.add_to(zeros, users), expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.double, torch.bfloat16])
+def test_neighborhood_precision(dtype, history, graphs):
+    score = torch.zeros(SIZE, dtype=dtype)
+    out = Neighborhood(history, graphs, SIZE)
+    out.add_to(score, torch.arange(SIZE[0]))
+    expected = naive(history, graphs).to(dtype)
+    torch.testing.assert_close(score, expected, atol=0.05, rtol=0.02)
+
+
+def test_rankings_add_neighborhood(history, graphs):
+    generator = torch.Generator().manual_seed(4)
+    user, item = (torch.randn(n, 3, generator=generator) for n in SIZE)
+    score = user @ item.t() + naive(history, graphs)
+    neighbors = Neighborhood(history, graphs, SIZE)
+    kwargs = {'block_size': 2, 'neighbors': neighbors}
+
+    top = top_k(user, item, 4, **kwargs)
+    assert top.equal(score.topk(4)[1])
+    assert not top.equal(top_k(user, item, 4))
+
+    first = torch.stack([torch.arange(SIZE[0]), score.argmax(dim=1)])
+    out = evaluate(user, item, first, ks=[1], **kwargs)
+    assert out['recall@1'] == 1.0
+    assert evaluate(user, item, first, ks=[1])['recall@1'] < 1.0
+
+
+@pytest.mark.parametrize(
+    ('history', 'edge_index', 'match'),
+    [
+        ([[7], [0]], [[0], [0]], r"'history\[0\]' .* 0 and 6 \(got 7\)"),
+        ([[0], [-1]], [[0], [0]], r"'history\[1\]' .* 0 and 8 \(got -1\)"),
+        ([[0], [0]], [[0], [9]], r"'graphs\[1\]' .* 0 and 8 \(got 9\)"),
+    ],
+)
+def test_neighborhood_errors(history, edge_index, match):
+    graph = (torch.tensor(edge_index), torch.ones(1), 1.0)
+    with pytest.raises(ValueError, match=match):
+        Neighborhood(torch.tensor(history), [graph], SIZE)

@@ -1,0 +1,110 @@
+import pytest
+import torch
+from torch_geometric.data import HeteroData
+from torch_geometric.testing import withCUDA
+
+import crane_pyg.transforms as T
+
+NUM_USERS, NUM_ITEMS = 30, 20
+
+
+def get_pairs(num_pairs=200, seed=12):
+    generator = torch.Generator().manual_seed(seed)
+    user = torch.randint(NUM_USERS - 1, (num_pairs,), generator=generator)
+    item = torch.randint(NUM_ITEMS - 1, (num_pairs,), generator=generator)
+    return torch.stack([user, item])
+
+
+def get_data():
+    data = HeteroData()
+    data['user'].num_nodes = NUM_USERS
+    data['item'].num_nodes = NUM_ITEMS
+    data['item'].x_text = torch.randn(NUM_ITEMS, 4)
+    data['user', 'rates', 'item'].edge_index = get_pairs().unique(dim=1)
+    return data
+
+
+def naive(pairs):
+    rates = torch.zeros(NUM_USERS, NUM_ITEMS, dtype=torch.double)
+    rates[tuple(pairs)] = 1.0
+    user, item = (rates.sum(dim).clamp(min=1) ** -0.25 for dim in (1, 0))
+    adj = user.unsqueeze(1) * rates * item
+    return (adj.t() @ adj).fill_diagonal_(0.0)
+
+
+def dense(edge_index, weight):
+    out = torch.zeros(NUM_ITEMS, NUM_ITEMS, dtype=torch.double)
+    return out.index_put_(tuple(edge_index), weight.double(), accumulate=True)
+
+
+@withCUDA
+@pytest.mark.parametrize('block_size', [1, 50, 1 << 22])
+def test_co_rated_graph(block_size, device):
+    pairs = get_pairs()
+    assert pairs.unique(dim=1).size(1) < pairs.size(1)
+    edge_index, weight = T.co_rated_graph(
+        pairs.to(device), NUM_USERS, NUM_ITEMS, block_size=block_size
+    )
+    assert edge_index.device == weight.device == device
+    out = dense(edge_index.cpu(), weight.cpu())
+    torch.testing.assert_close(out, naive(pairs), atol=1e-6, rtol=1e-5)
+    assert edge_index.unique(dim=1).size(1) == edge_index.size(1)
+
+
+@pytest.mark.parametrize('block_size', [1, 50, 1 << 22])
+def test_co_rated_graph_keeps_the_heaviest(block_size):
+    pairs = get_pairs()
+    (src, dst), weight = T.co_rated_graph(
+        pairs, NUM_USERS, NUM_ITEMS, 3, block_size
+    )
+    assert src.equal(src.sort()[0])
+    expected = naive(pairs).topk(3)[0]
+    has = expected[:, 0] > 0
+    assert has.sum() == NUM_ITEMS - 1
+    assert src.bincount().tolist() == [3] * (NUM_ITEMS - 1)
+    out = weight.double().view(-1, 3)
+    torch.testing.assert_close(out, expected[has], atol=1e-6, rtol=1e-5)
+    assert not (src == dst).any()
+
+
+def test_co_rated_graph_of_lonely_items():
+    pairs = torch.tensor([[0, 1, 2], [0, 1, 2]])
+    edge_index, weight = T.co_rated_graph(pairs, 3, 3)
+    assert edge_index.size() == (2, 0)
+    assert weight.size() == (0,)
+    edge_index, weight = T.co_rated_graph(pairs[:, :0], 3, 3)
+    assert edge_index.size() == (2, 0)
+    assert edge_index.dtype == torch.long
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'match'),
+    [
+        ({'k': 0}, r"'k' needs to be positive \(got 0\)"),
+        ({'block_size': -1}, r"'block_size' .* positive \(got -1\)"),
+        ({'num_items': 5}, r"'edge_index' .* 0 to 4 \(got 18\)"),
+    ],
+)
+def test_co_rated_graph_errors(kwargs, match):
+    kwargs = {'num_users': NUM_USERS, 'num_items': NUM_ITEMS, **kwargs}
+    with pytest.raises(ValueError, match=match):
+        T.co_rated_graph(get_pairs(), **kwargs)
+
+
+def test_build_dual_graph_co_rated():
+    data = T.BuildDualGraph(num_co_rated=3)(get_data())
+    store = data['item', 'co_rated', 'item']
+    assert store.edge_index.is_sorted_by_col
+    out = dense(store.edge_index.as_tensor(), store.edge_weight)
+    pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
+    expected = dense(*T.co_rated_graph(pairs, NUM_USERS, NUM_ITEMS, 3))
+    torch.testing.assert_close(out, expected)
+
+    data = T.BuildDualGraph(num_co_rated=0, co_edge='along')(get_data())
+    assert not any(
+        'co_rated' in key or 'along' in key for key in data.edge_types
+    )
+    data = T.BuildDualGraph(co_edge='along')(get_data())
+    assert ('item', 'along', 'item') in data.edge_types
+    with pytest.raises(ValueError, match=r"'num_co_rated' .* \(got -1\)"):
+        T.BuildDualGraph(num_co_rated=-1)
