@@ -7,10 +7,10 @@ python examples/amazon_sports.py --root data --name sports
 
 import argparse
 import json
-import resource
 import time
 import warnings
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
 import torch
 from torch_geometric import seed_everything
@@ -35,12 +35,16 @@ parser.add_argument('--device', default='cpu')
 parser.add_argument('--checkpoint', help='file to save every epoch to')
 parser.add_argument('--resume', action='store_true')
 parser.add_argument('--metrics-file', help='JSON file for the results')
+parser.add_argument('--plot', help='folder for two pictures')
 args = parser.parse_args()
 if args.epochs < 1 or (args.resume and not args.checkpoint):
     parser.error('needs --epochs above 0, and --checkpoint to --resume')
-for file in filter(None, [args.checkpoint, args.metrics_file]):
+picture = args.plot and Path(args.plot, 'items.png')
+for file in filter(None, [args.checkpoint, args.metrics_file, picture]):
     if not Path(file).absolute().parent.is_dir():
         parser.error(f'there is no folder for {file}')
+if args.plot:
+    from plots import save_plots  # Needs matplotlib, and says so up front.
 warnings.filterwarnings('ignore', 'Sparse CSR tensor support is in beta')
 seed_everything(args.seed)
 
@@ -52,9 +56,7 @@ if args.demo:
 elif args.data:
     name = Path(args.data).resolve().name
     cache = Path(args.root, 'processed', name)
-    dataset = datasets.MMRecDataset(
-        args.data, None, graphs, processed_dir=cache
-    )
+    dataset = datasets.MMRecDataset(args.data, None, graphs, cache)
 else:
     name = args.name
     dataset = datasets.AmazonMultimodal(args.root, name, pre_transform=graphs)
@@ -65,6 +67,7 @@ sizes = {m: data['item'][f'x_{m}'].size(1) for m in dataset.modalities}
 model = CRANE(dataset.num_users, dataset.num_items, sizes).to(args.device)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
 drop_edges = T.DegreeDropEdges(p=0.8)
+neighbors = model.neighborhood(data)
 print(f'{name}: {pairs.size(1)} training pairs, {model}')
 
 
@@ -76,8 +79,7 @@ def train(bar: tqdm) -> float:
     batch_size = min(8192, pairs.size(1) // 25 + 1)
     for index in torch.randperm(pairs.size(1)).split(batch_size):
         optimizer.zero_grad()
-        user, item = pairs[:, index]
-        loss = model.loss(model(epoch_data), user, item, negative[index])
+        loss = model.loss(model(epoch_data), *pairs[:, index], negative[index])
         loss.backward()
         optimizer.step()
         total += loss.detach() * index.numel()
@@ -88,31 +90,29 @@ def train(bar: tqdm) -> float:
 @torch.no_grad()
 def test(held_out: torch.Tensor) -> dict[str, float]:
     """Ranks all items the users have not seen in training."""
-    model.eval()
-    out = model(data)
-    return evaluate(out.user, out.item, held_out, exclude=pairs)
+    out = model.eval()(data)
+    return evaluate(*out[:2], held_out, pairs, neighbors=neighbors)
 
 
 # Training stops after five epochs without gain, and can go on from `state`.
 meta = {'dataset': name, 'pairs': pairs.size(1), 'model': str(model)}
-state = {'epochs': 0, 'best_epoch': 0, 'seconds': 0.0, 'valid': {}}
+state = dict(epochs=0, best_epoch=0, seconds=0.0, valid={}, history=[])
 if args.resume:
-    state = load_checkpoint(args.checkpoint, meta, args.device)
+    state |= load_checkpoint(args.checkpoint, meta, args.device)
     model.load_state_dict(state['model'])
     optimizer.load_state_dict(state['optimizer'])
 try:
     while state['epochs'] < min(args.epochs, 5 + state['best_epoch']):
         start, epoch = time.perf_counter(), state['epochs'] + 1
         with tqdm(total=pairs.size(1), desc=f'Epoch {epoch}') as bar:
-            loss = train(bar)
-            valid = test(rates.val_edge_label_index)
+            loss, valid = train(bar), test(rates.val_edge_label_index)
+            recall = valid['recall@20']
+            state['history'].append((loss, recall))
             state['seconds'] += time.perf_counter() - start
             left = state['seconds'] / epoch * (args.epochs - epoch) / 60
-            bar.set_postfix_str(
-                f'loss {loss:.3f}, valid Recall@20 {valid["recall@20"]:.4f}, '
-                f'at most {left:.1f} min left'
-            )
-        if valid['recall@20'] > state['valid'].get('recall@20', -1):
+            text = f'loss {loss:.3f}, valid Recall@20 {recall:.4f}'
+            bar.set_postfix_str(f'{text}, at most {left:.1f} min left')
+        if recall > state['valid'].get('recall@20', -1):
             best = {k: v.clone() for k, v in model.state_dict().items()}
             state.update(best_epoch=epoch, valid=valid, best=best)
         state.update(epochs=epoch, model=model.state_dict())
@@ -138,12 +138,12 @@ users = held_out[0].unique()[:3]
 for user, top in zip(users, model.recommend(data, users, k=5), strict=True):
     history = pairs[1, pairs[0] == user].tolist()
     print(f'User {int(user)} had items {history}; top 5: {top.tolist()}')
-
 if args.metrics_file:
     metrics = {key: state[key] for key in ('best_epoch', 'epochs', 'valid')}
     metrics.update(dataset=name, seed=args.seed, test=results['CRANE'])
     metrics['seconds_per_epoch'] = state['seconds'] / state['epochs']
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    metrics['peak_rss_mb'] = peak / 1024
+    metrics['peak_rss_mb'] = getrusage(RUSAGE_SELF).ru_maxrss / 1024
     with replacing(args.metrics_file) as temp:
         temp.write_text(json.dumps(metrics, indent=2))
+if args.plot:
+    save_plots(args.plot, name, model, data, state)

@@ -12,7 +12,14 @@ import crane_pyg
 
 ROOT = Path(__file__).parent.parent
 SUBPACKAGES = ['nn', 'transforms', 'datasets']
-MODULES = ['checkpoint', 'ranking', 'reference', 'sampling']
+MODULES = [
+    'checkpoint',
+    'export',
+    'neighborhood',
+    'ranking',
+    'reference',
+    'sampling',
+]
 
 
 def test_version():

@@ -13,6 +13,7 @@ from torch_geometric.utils import degree
 from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn.conv import CRANEConv
 from crane_pyg.nn.loss import info_nce_loss
+from crane_pyg.nn.pretrained import PretrainedMixin
 from crane_pyg.nn.rca import MODES, RCA
 from crane_pyg.ranking import top_k
 
@@ -29,7 +30,7 @@ class CRANEOutput(NamedTuple):
     profile: Tensor
 
 
-class CRANE(torch.nn.Module):
+class CRANE(PretrainedMixin, torch.nn.Module):
     r"""The CRANE recommender from the `"Cross-Modal Attention Network with
     Dual Graph Learning in Multimodal Recommendation"
     <https://arxiv.org/abs/2601.11151>`_ paper.

@@ -11,7 +11,7 @@ from torch_geometric.testing import onlyCUDA
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.nn import CRANE, CRANEOutput
-from crane_pyg.ranking import evaluate, top_k
+from crane_pyg.ranking import evaluate
 from crane_pyg.reference import evaluate_item_graph, evaluate_popularity
 from crane_pyg.sampling import sample_negatives
 

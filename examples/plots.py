@@ -1,0 +1,218 @@
+r"""Pictures of a training, and of the items before and after RCA."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.utils import degree, subgraph
+
+from crane_pyg.checkpoint import replacing
+from crane_pyg.nn import CRANE
+
+MAX_ITEMS = 1000  # More would hide each other.
+# The palette of Okabe and Ito, which color-blind people can tell apart:
+BLUE, ORANGE, GRAY = '#0072B2', '#D55E00', '#999999'
+COLORS = [BLUE, '#E69F00', '#009E73', '#CC79A7', '#56B4E9', ORANGE, '#F0E442']
+
+
+def save_plots(
+    folder: str | Path,
+    name: str,
+    model: CRANE,
+    data: HeteroData,
+    state: dict[str, Any],
+) -> None:
+    """Writes `training.png` and `items.png`."""
+    figures = {
+        'training.png': draw_training(name, state),
+        'items.png': draw_items(name, model, data),
+    }
+    for file, figure in figures.items():
+        with replacing(Path(folder, file)) as temp:
+            figure.savefig(temp, format='png', dpi=150)
+
+
+def draw_training(name: str, state: dict[str, Any]) -> Figure:
+    """Draws the loss and the validation recall of every epoch."""
+    losses, recalls = torch.tensor(state['history']).view(-1, 2).t()
+    # A checkpoint from before there were plots lacks the first epochs:
+    epochs = range(state['epochs'] - len(losses) + 1, state['epochs'] + 1)
+    best, recall = state['best_epoch'], state['valid']['recall@20']
+    figure = Figure(figsize=(7, 6), layout='constrained')
+    figure.suptitle(f'Training of CRANE on {name}')
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    top.plot(epochs, losses, 'o-', color=BLUE, markersize=4)
+    top.set_ylabel('Training loss')
+    bottom.plot(epochs, recalls, 'o-', color=BLUE, markersize=4)
+    bottom.set_ylabel('Validation Recall@20')
+    bottom.set_xlabel('Epoch')
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    label = f'Best epoch: {best}, with {recall:.4f}'
+    bottom.plot(best, recall, '*', color=ORANGE, markersize=15, label=label)
+    bottom.legend(loc='lower right')
+    for axes in [top, bottom]:
+        axes.axvline(best, color=ORANGE, linestyle='--', linewidth=1, zorder=0)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def draw_items(name: str, model: CRANE, data: HeteroData) -> Figure:
+    """Draws a map of the items and their graph, before and after RCA."""
+    streams = item_streams(model, data)
+    num_items, item = streams[0].size(0), model.edge_type[2]
+    rng = torch.Generator().manual_seed(0)
+    index = torch.randperm(num_items, generator=rng)[:MAX_ITEMS].sort()[0]
+    edge_index = data[item, model.item_edge, item].edge_index.as_tensor()
+    edge_index, _ = subgraph(
+        index, edge_index.cpu(), relabel_nodes=True, num_nodes=num_items
+    )
+    before, after = (x[index] for x in streams)
+    left = t_sne(before)
+    right, title = left, 'After = before: this model has no RCA'
+    if model.rca is not None:
+        right, title = t_sne(after, left), 'After RCA'
+
+    figure = Figure(figsize=(12, 6.6), layout='constrained')
+    figure.suptitle(f'{len(index)} of the {num_items} items of {name}')
+    panels = figure.subplots(1, 2)
+    alpha = min(max(500 / (edge_index.size(1) + 1), 0.04), 0.5)
+    for axes, when, x, point in [
+        (panels[0], 'Before RCA', before, left),
+        (panels[1], title, after, right),
+    ]:
+        axes.set_title(f'{when}\n{similarity(x, edge_index)}', fontsize=11)
+        axes.set_xlabel('t-SNE, first axis')
+        axes.set_ylabel('t-SNE, second axis')
+        end = 1.05 * float(point.abs().max())
+        axes.set(xlim=(-end, end), ylim=(-end, end), xticks=[], yticks=[])
+        axes.set_aspect('equal')
+        lines = point[edge_index.t()].numpy()
+        style = {'colors': GRAY, 'linewidths': 0.5, 'alpha': alpha}
+        axes.add_collection(LineCollection(lines, zorder=0, **style))
+    color_items(figure, panels, [left, right], model, data, index)
+    return figure
+
+
+@torch.no_grad()
+def item_streams(model: CRANE, data: HeteroData) -> tuple[Tensor, Tensor]:
+    """Returns the streams of all modalities, side by side, as they go into
+    RCA and as they come out of it.
+    """
+    modules = [model.rca] if model.rca else list(model.encoder.values())
+    calls: list[tuple[Any, Any]] = []
+    hooks = [
+        module.register_forward_hook(
+            lambda _, args, out: calls.append((args[0], out))
+        )
+        for module in modules
+    ]
+    try:
+        model.eval()(data)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if model.rca is None:  # A stream of zeros: this item lacks the modality.
+        xs = [out * x.any(dim=-1, keepdim=True) for x, out in calls]
+        calls = [(xs, xs)]
+    before, after = (
+        torch.cat([F.normalize(x, dim=-1) for x in xs], dim=-1).cpu()
+        for xs in calls[0]
+    )
+    return before, after
+
+
+def t_sne(
+    x: Tensor,
+    start: Tensor | None = None,
+    num_steps: int = 300,
+    perplexity: float = 30.0,
+) -> Tensor:
+    """Lays out rows in the plane such that neighbors stay neighbors (van der
+    Maaten and Hinton, 2008), beginning with a layout or else with a PCA.
+    """
+    size = x.size(0)
+    dist = square_dist(x).fill_diagonal_(float('inf'))
+    goal = math.log(min(perplexity, (size - 1) / 3))
+    low, high = x.new_zeros(size, 1), x.new_full((size, 1), 1e4)
+    for _ in range(40):  # Bisects for the number of neighbors.
+        scale = (low + high) / 2
+        p = (-dist * scale).softmax(dim=1)
+        many = torch.special.entr(p).sum(dim=1, keepdim=True) > goal
+        low, high = scale.where(many, low), high.where(many, scale)
+    p = (p + p.t()) / (2 * size)
+
+    if start is None:
+        y = x @ torch.linalg.eigh(x.t().cov())[1][:, [-1, -2]]
+        y = 0.01 * y / y.std()
+    else:
+        y = start
+    step = torch.zeros_like(y)
+    for i in range(num_steps):
+        early = start is None and i < num_steps // 3
+        near = (1 / (1 + square_dist(y))).fill_diagonal_(0)
+        pull = near * (p * (12 if early else 1) - near / near.sum())
+        grad = 4 * (pull.sum(dim=1, keepdim=True) * y - pull @ y)
+        step = (0.5 if early else 0.8) * step - size / 12 * grad
+        y = y + step
+    return y - y.mean(dim=0)
+
+
+def square_dist(x: Tensor) -> Tensor:
+    """Returns the squared distances between all rows."""
+    square = x.square().sum(dim=1)
+    dist = square.unsqueeze(0) + square.unsqueeze(1) - 2 * x @ x.t()
+    return dist.clamp(min=0)
+
+
+def similarity(x: Tensor, edge_index: Tensor) -> str:
+    """Tells how much more alike linked items are than others."""
+    x = F.normalize(x, dim=-1)
+    linked = (x[edge_index[0]] * x[edge_index[1]]).sum(dim=-1).mean()
+    pairs = (x @ x.t()).mean()
+    return f'mean cosine: {linked:.2f} if linked, {pairs:.2f} of any two'
+
+
+def color_items(
+    figure: Figure,
+    panels: list[Axes],
+    points: list[Tensor],
+    model: CRANE,
+    data: HeteroData,
+    index: Tensor,
+) -> None:
+    """Colors the items by category if it is known, or else by popularity."""
+    handles = [Line2D([], [], color=GRAY, label='edge of the item graph')]
+    store = data[model.edge_type[2]]
+    category = store.get('category', store.get('y'))
+    if category is None:
+        pairs = data[model.edge_type].edge_index[1].cpu()
+        count = degree(pairs, store.num_nodes)[index].clamp(min=1)
+        order = count.argsort()  # The popular ones, which are few, on top.
+        norm = LogNorm(1, max(2, int(count.max())))
+        for axes, x in zip(panels, points, strict=True):
+            dots = axes.scatter(
+                *x[order].t(), 12, count[order], cmap='viridis', norm=norm
+            )
+        label = 'Training pairs of the item'
+        figure.colorbar(dots, ax=panels, label=label, format='%d')
+    else:
+        category = category.cpu()
+        common = category.bincount().argsort(descending=True)[: len(COLORS)]
+        groups = [(f'category {c}', category[index] == c) for c in common]
+        groups.insert(0, ('other', ~torch.isin(category[index], common)))
+        for color, (label, mask) in zip([GRAY, *COLORS], groups, strict=False):
+            if mask.any():
+                for axes, x in zip(panels, points, strict=True):
+                    dots = axes.scatter(*x[mask].t(), 12, color, label=label)
+                handles.append(dots)
+    figure.legend(handles=handles, loc='outside lower center', ncols=5)
