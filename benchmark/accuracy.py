@@ -192,6 +192,11 @@ def per_user(
     return {'recall': hit.sum(1) / count, 'ndcg': hit @ gain / ideal}
 
 
+def stem(dataset: str, name: str, seed: int | None) -> str:
+    """What the names of the files of a result begin with."""
+    return f'{dataset}-{name}' + ('' if seed is None else f'-{seed}')
+
+
 def save(
     args: argparse.Namespace,
     name: str,
@@ -226,16 +231,15 @@ def save(
             'python': platform.python_version(),
         },
     }
-    suffix = '' if seed is None else f'-{seed}'
     args.results.mkdir(parents=True, exist_ok=True)
-    stem = f'{dataset}-{name}{suffix}'
+    file = stem(dataset, name, seed)
     if users:
         with (
-            replacing(args.results / f'{stem}.npz') as temp,
-            temp.open('wb') as file,
+            replacing(args.results / f'{file}.npz') as temp,
+            temp.open('wb') as out,
         ):
-            numpy.savez_compressed(file, **users)
-    with replacing(args.results / f'{stem}.json') as temp:
+            numpy.savez_compressed(out, **users)
+    with replacing(args.results / f'{file}.json') as temp:
         temp.write_text(json.dumps(record, indent=1) + '\n')
 
 

@@ -1,0 +1,161 @@
+r"""Changes one thing of CRANE at a time, and draws what that does.
+
+python benchmark/ablation.py --data path/to/folder  # run what is missing, draw
+python benchmark/ablation.py --draw                 # draw the results there are
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean
+
+import accuracy
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+RESULTS = Path(__file__).parent / 'results' / 'ablation'
+GROUPS: dict[str, dict[str, dict[str, object]]] = {
+    'Without a part': {
+        'RCA': {'mode': None},
+        'profiles': {'profile': None},
+        'contrast': {'loss': {'contrast_weight': 0}},
+        'ID stream': {'use_id': False, 'loss': {'contrast_weight': 0}},
+        'item graph': {'num_item_layers': 0},
+        'co-rated edges': {'neighbor_weights': {'similar_to': 14}},
+        'similar edges': {'neighbor_weights': {'co_rated': 7}},
+        'neighborhood': {'neighbor_weights': {}},
+    },
+    'RCA': {
+        '2 steps': {'num_steps': 2},
+        '3 steps': {'num_steps': 3},
+        '4 steps': {'num_steps': 4},
+        'token': {'mode': 'token'},
+        'token, 2 steps': {'mode': 'token', 'num_steps': 2},
+    },
+    'Profiles, contrast': {
+        'profile in contrast': {'profile': 'contrast'},
+        'weight 1e-4': {'loss': {'contrast_weight': 1e-4}},
+        'weight 1e-2': {'loss': {'contrast_weight': 1e-2}},
+        'temperature .1': {'loss': {'temperature': 0.1}},
+        'temperature .5': {'loss': {'temperature': 0.5}},
+    },
+    'Neighborhood weight': {
+        f'x {scale}': {
+            'neighbor_weights': {
+                'co_rated': 7 * scale,
+                'similar_to': 14 * scale,
+            }
+        }
+        for scale in (0.25, 0.5, 2, 4)
+    },
+    'Edge dropping': {
+        str(p): {'edge_dropping': p} for p in (0.0, 0.3, 0.6, 0.9)
+    },
+    'Negatives of BPR': {str(n): {'num_negatives': n} for n in (1, 2, 8, 16)},
+    'Sampled softmax: negatives, temperature': {
+        f'{n}, {t}': {'softmax': {'num_samples': n, 'temperature': t}}
+        for n in (256, 1024)
+        for t in (0.1, 0.2)
+    },
+    'Channels': {str(d): {'channels': d} for d in (32, 128, 256)},
+    'Layers': {str(n): {'num_layers': n} for n in (0, 1, 3)},
+}
+
+
+def main() -> None:
+    """Runs the variants without a result, and draws all results."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--data', help='a folder in the MMRec layout')
+    parser.add_argument('--groups', nargs='+', default=list(GROUPS))
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
+    parser.add_argument('--epochs', type=int, default=200)
+    parser.add_argument('--patience', type=int, default=5)
+    parser.add_argument('--results', type=Path, default=RESULTS)
+    parser.add_argument('--draw', action='store_true')
+    args = parser.parse_args()
+    if not args.draw:
+        if args.data is None:
+            parser.error('needs --data DIR or --draw')
+        run(args)
+    draw(args.results)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Trains every variant with every seed, unless its result is there."""
+    vars(args).update(demo=False, batch_size=8192, lr=0.003)
+    data = accuracy.load_data(args)
+    name = Path(args.data).resolve().name
+    variants = {
+        f'{group}: {variant}': overrides
+        for group in args.groups
+        for variant, overrides in GROUPS[group].items()
+    }
+    for seed in args.seeds:
+        for label, overrides in {'CRANE': {}, **variants}.items():
+            args.set = [f'{k}={json.dumps(v)}' for k, v in overrides.items()]
+            stem = accuracy.stem(name, slug(label), seed)
+            if (args.results / f'{stem}.json').exists():
+                continue
+            result = accuracy.fit('crane', data, seed, args)
+            del result['recall'], result['ndcg']
+            accuracy.save(args, slug(label), seed, result)
+
+
+def slug(label: str) -> str:
+    """A label as part of a file name."""
+    words = ''.join(c if c.isalnum() or c == '.' else ' ' for c in label)
+    return '-'.join(words.lower().split())
+
+
+def draw(folder: Path) -> None:
+    """One picture per data set: a panel for each group."""
+    records = [json.loads(path.read_text()) for path in folder.glob('*.json')]
+    for name in sorted({record['dataset'] for record in records}):
+        recalls: dict[str, list[float]] = {}
+        for record in records:
+            if record['dataset'] == name:
+                recall = record['test']['recall@20']
+                recalls.setdefault(record['model'], []).append(recall)
+        groups = {
+            group: labels
+            for group, variants in GROUPS.items()
+            if (
+                labels := {
+                    label: recalls[slug(f'{group}: {label}')]
+                    for label in variants
+                    if slug(f'{group}: {label}') in recalls
+                }
+            )
+        }
+        fig, axes = plt.subplots(
+            (len(groups) + 2) // 3, 3, figsize=(12, 1 + len(groups)),
+            layout='constrained', squeeze=False,
+        )  # fmt: skip
+        for ax, (group, labels) in zip(axes.flat, groups.items(), strict=False):
+            panel(ax, group, labels, recalls['crane'])
+        for ax in axes.flat[len(groups) :]:
+            ax.axis('off')
+        fig.suptitle(f'{name}: Recall@20 on the test pairs, a dot a seed')
+        fig.savefig(folder / f'{name}.png', dpi=150)
+        plt.close(fig)
+
+
+def panel(
+    ax: Axes,
+    title: str,
+    labels: dict[str, list[float]],
+    reference: list[float],
+) -> None:
+    """The variants of one group, and CRANE as a band."""
+    ax.axvspan(min(reference), max(reference), color='0.85')
+    ax.axvline(mean(reference), color='0.5', label='CRANE')
+    for y, values in enumerate(labels.values()):
+        ax.plot(values, [y] * len(values), 'o', color='#0072b2', alpha=0.6)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.invert_yaxis()
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.set_title(title, fontsize='medium')
+
+
+if __name__ == '__main__':
+    main()
