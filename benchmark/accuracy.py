@@ -115,7 +115,7 @@ def fit(
     lr, batch_size = recipe.lr or args.lr, recipe.batch_size or args.batch_size
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     drop_edges = T.DegreeDropEdges(recipe.edge_dropping)
-    ranking = {'exclude': pairs, 'neighbors': model.neighborhood(data)}
+    ranking = {'exclude': pairs}
 
     seconds, best, curve = 0.0, {'epoch': 0, 'valid': {'recall@20': -1}}, []
     for epoch in range(1, args.epochs + 1):
@@ -123,6 +123,7 @@ def fit(
         train(model, optimizer, data, drop_edges(data), pairs, batch_size)
         seconds += time.perf_counter() - start
         user, item = embed(model, data)
+        ranking['neighbors'] = model.neighborhood(data)
         valid = evaluate(user, item, rates.val_edge_label_index, **ranking)
         curve.append([round(seconds, 2), valid['recall@20']])
         if valid['recall@20'] > best['valid']['recall@20']:

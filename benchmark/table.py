@@ -10,6 +10,9 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 
+import numpy
+from scipy.stats import ttest_rel
+
 from crane_pyg.checkpoint import replacing
 
 FOLDER = Path(__file__).parent
@@ -30,15 +33,25 @@ def main() -> None:
     parser.add_argument('--write', action='store_true')
     parser.add_argument('--results', type=Path, default=FOLDER / 'results')
     args = parser.parse_args()
-    text = tables(
-        [json.loads(p.read_text()) for p in args.results.glob('*.json')]
-    )
+    text = tables([load(path) for path in args.results.glob('*.json')])
     print(text)
     if args.write:
         readme = README.read_text()
         head, tail = readme.split(BEGIN)[0], readme.split(END)[1]
         with replacing(README) as temp:
             temp.write_text(f'{head}{BEGIN}\n{text}\n{END}{tail}')
+
+
+def load(path: Path) -> dict:
+    """One result, with the metrics of each user where they are kept."""
+    record = json.loads(path.read_text())
+    users = path.with_suffix('.npz')
+    if users.exists():
+        with numpy.load(users, allow_pickle=False) as file:
+            record['users'] = {
+                key: file[key].astype(numpy.float64) for key in file.files
+            }
+    return record
 
 
 def tables(records: list[dict]) -> str:
@@ -68,7 +81,36 @@ def table(title: str, models: dict[str, list[dict]]) -> str:
             seconds = f'{mean(run["seconds"] for run in runs):.0f}'
         lines.append(' | '.join([name, seeds, *cells, epochs, seconds]))
     body = '\n'.join(f'| {line} |' for line in lines)
-    return f'**{title}**\n\n{body}\n\n{provenance(models)}'
+    parts = [f'**{title}**', body, versus(models), provenance(models)]
+    return '\n\n'.join(filter(None, parts))
+
+
+def versus(models: dict[str, list[dict]]) -> str:
+    """CRANE against the best peer, paired by user."""
+    trained = {
+        name: runs
+        for name, runs in models.items()
+        if name != 'crane' and all('users' in run for run in runs)
+    }
+    if not trained or not all('users' in run for run in models['crane']):
+        return ''
+    texts = []
+    for metric in ('recall', 'ndcg'):
+        peer = max(
+            trained, key=lambda name: score(trained[name], f'{metric}@20')
+        )
+        ours, theirs = (
+            numpy.mean([run['users'][metric] for run in models[name]], axis=0)
+            for name in ('crane', peer)
+        )
+        gain = ours.mean() / theirs.mean() - 1
+        p = ttest_rel(ours, theirs).pvalue
+        texts.append(
+            f'{metric}@20 of *crane* is {gain:+.1%} against *{peer}*, the best '
+            f'other one (paired t-test over {ours.size:,} users, means over '
+            f'seeds: p = {p:.1g})'
+        )
+    return '; '.join(texts) + '.'
 
 
 def score(runs: list[dict], metric: str) -> float:

@@ -67,7 +67,6 @@ sizes = {m: data['item'][f'x_{m}'].size(1) for m in dataset.modalities}
 model = CRANE(dataset.num_users, dataset.num_items, sizes).to(args.device)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
 drop_edges = T.DegreeDropEdges(p=0.8)
-neighbors = model.neighborhood(data)
 print(f'{name}: {pairs.size(1)} training pairs, {model}')
 
 
@@ -91,6 +90,7 @@ def train(bar: tqdm) -> float:
 def test(held_out: torch.Tensor) -> dict[str, float]:
     """Ranks all items the users have not seen in training."""
     out = model.eval()(data)
+    neighbors = model.neighborhood(data, out)
     return evaluate(*out[:2], held_out, pairs, neighbors=neighbors)
 
 

@@ -53,7 +53,8 @@ print(f'The loaded model recommends the same: {equal}')
 
 # The lists of all users, written in blocks. Parquet holds the scores as well:
 with torch.no_grad():
-    out, neighbors = loaded(data), loaded.neighborhood(data)
+    out = loaded(data)
+    neighbors = loaded.neighborhood(data, out)
 for name in ['top10.npy', 'top10.parquet']:
     path = args.folder / name
     save_top_k(path, out.user, out.item, 10, pairs, neighbors=neighbors)

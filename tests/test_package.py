@@ -14,8 +14,10 @@ ROOT = Path(__file__).parent.parent
 SUBPACKAGES = ['nn', 'transforms', 'datasets']
 MODULES = [
     'checkpoint',
+    'explain',
     'export',
     'neighborhood',
+    'pair_scores',
     'ranking',
     'reference',
     'sampling',

@@ -43,7 +43,9 @@ class Model(torch.nn.Module):
         raise NotImplementedError
 
     def neighborhood(self, data: HeteroData) -> Neighborhood | None:
-        r"""Returns what is added to the inner products, if anything."""
+        r"""Returns what is added to the inner products of the latest forward
+        pass, if anything.
+        """
         return None
 
     def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class CRANEModel(Model):
 
     def neighborhood(self, data: HeteroData) -> Neighborhood | None:
         r"""Returns what CRANE adds to the inner products."""
-        return self.model.neighborhood(data)
+        return self.model.neighborhood(data, self.out)
 
     def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
         r"""The loss of a mini-batch, of the latest forward pass."""

@@ -44,7 +44,27 @@ class CRANEConv(MessagePassing):
     .. note::
         Degrees are those of the given edges. A sampled subgraph that has to
         use the degrees of the full graph needs the normalized weights of the
-        full graph as :obj:`edge_weight`, and :obj:`normalize=False`.
+        full graph as :obj:`edge_weight`, and :obj:`normalize=False`. Since a
+        loader samples only :math:`k_i` of the :math:`n_i` edges of a target
+        node, their sum needs to be multiplied by :math:`n_i / k_i`. This is
+        what a mean over edges does whose weights are multiplied by
+        :math:`n_i` beforehand, in the full graph:
+
+        .. code-block:: python
+
+            data.edge_index = data.edge_index.as_tensor()
+            col = data.edge_index[1]
+            data.edge_weight *= degree(col, data.num_nodes)[col]
+            conv = CRANEConv(normalize=False, aggr='mean')
+
+        With all neighbors, this is the sum over the full graph. With a
+        uniform sample, it is an unbiased estimate of it, for one layer as well
+        as for two without self-loops; the paths of further layers may come
+        back to a node, whose neighbors are sampled only once. The first line
+        is there since loaders fail on an
+        :class:`~torch_geometric.EdgeIndex`. Those that use
+        :obj:`torch_sparse` need :obj:`replace=True` to sample uniformly, see
+        `<https://github.com/rusty1s/pytorch_sparse/issues/385>`_.
 
     .. note::
         With :obj:`normalize=True`, edge weights need to be non-negative. This
@@ -103,6 +123,7 @@ class CRANEConv(MessagePassing):
         x_src = _check_features(pair[j])
         size = self._infer_size(x_src, pair, edge_index, size)
 
+        _check_weight(edge_weight)
         edge_index, edge_weight = _unpack(edge_index, edge_weight)
         coo = edge_index
         if isinstance(edge_index, EdgeIndex):
@@ -206,6 +227,15 @@ def _check_features(x: OptTensor) -> Tensor:
             f"(got '{None if x is None else x.dtype}')"
         )
     return x
+
+
+def _check_weight(edge_weight: object) -> None:
+    # A name without 'edge' makes `to_hetero` pass one weight per node type:
+    if edge_weight is not None and not isinstance(edge_weight, Tensor):
+        raise ValueError(
+            f"'edge_weight' needs to be a tensor "
+            f"(got '{type(edge_weight).__name__}')"
+        )
 
 
 def _unpack(adj: Adj, edge_weight: OptTensor) -> tuple[Tensor, OptTensor]:

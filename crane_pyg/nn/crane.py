@@ -16,8 +16,10 @@ from crane_pyg.nn.loss import info_nce_loss
 from crane_pyg.nn.pretrained import PretrainedMixin
 from crane_pyg.nn.rca import MODES, RCA
 from crane_pyg.ranking import top_k
+from crane_pyg.transforms import BuildDualGraph, knn_item_graph
 
 PROFILES: Final = ('input', 'contrast', None)
+REFINED: Final = 'refined'
 
 
 class CRANEOutput(NamedTuple):
@@ -96,8 +98,10 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             (default: :obj:`"similar_to"`)
         neighbor_weights (dict[str, float], optional): The relations between
             items whose edges add to the scores, and their weights
-            :math:`\omega_g`; empty for none.
-            (default: :obj:`{"co_rated": 7.0, item_edge: 14.0}`)
+            :math:`\omega_g`; empty for none. The edges of :obj:`"refined"`
+            are those of nearest neighbors by the embeddings of the model.
+            (default: :obj:`7.0` for each of :obj:`"co_rated"`,
+            :obj:`item_edge` and :obj:`"refined"`)
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -157,7 +161,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         self.edge_type = edge_type
         self.item_edge = item_edge
         if neighbor_weights is None:
-            neighbor_weights = {'co_rated': 7.0, item_edge: 14.0}
+            relations = ('co_rated', item_edge, REFINED)
+            neighbor_weights = dict.fromkeys(relations, 7.0)
         self.neighbor_weights = dict(neighbor_weights)
 
         # Prefixed, as modules reserve names such as 'training' and 'keys':
@@ -310,13 +315,18 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             )
         return loss
 
-    def neighborhood(self, data: HeteroData) -> Neighborhood | None:
+    @torch.no_grad()
+    def neighborhood(
+        self, data: HeteroData, out: CRANEOutput
+    ) -> Neighborhood | None:
         r"""Returns what the edges from the items of a user add to the scores,
         or :obj:`None` if nothing.
 
         Args:
             data (torch_geometric.data.HeteroData): As in the forward pass,
                 with the edges of all relations in :obj:`neighbor_weights`.
+            out (CRANEOutput): The output of the forward pass, whose items
+                become the graph of the relation :obj:`"refined"`.
 
         Raises:
             ValueError: If a relation is missing from :obj:`data`.
@@ -325,8 +335,11 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             return None
         item, graphs = self.edge_type[2], []
         for relation, weight in self.neighbor_weights.items():
-            store = self._graph(data, (item, relation, item))
-            graphs.append((*store, weight))
+            if relation == REFINED:
+                graph = self._refined_graph(out.item)
+            else:
+                graph = self._graph(data, (item, relation, item))
+            graphs.append((*graph, weight))
         history = data[self.edge_type].edge_index
         return Neighborhood(history, graphs, self.size)
 
@@ -365,7 +378,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             k,
             user_index,
             seen,
-            neighbors=self.neighborhood(data),
+            neighbors=self.neighborhood(data, out),
         )
 
     def _graphs(self, data: HeteroData) -> list[tuple[Tensor, Tensor]]:
@@ -391,6 +404,11 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 f"see 'BuildDualGraph' (got {data.edge_types})"
             )
         return data[edge_type].edge_index, data[edge_type].edge_weight
+
+    def _refined_graph(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        build = BuildDualGraph()
+        neighbors = {REFINED: knn_item_graph(x, build.k)}
+        return build.item_graph(neighbors, self.num_items)
 
     def _encode_items(self, data: HeteroData) -> list[Tensor]:
         xs, masks = [], []

@@ -129,6 +129,12 @@ def correlation_step(
     return x + hidden @ weight_h
 
 
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f'{value.dtype} of shape {list(value.size())}'
+    return f"'{type(value).__name__}'"
+
+
 class _CorrelationStep(torch.nn.Module):
     def __init__(self, channels: int, num_modalities: int) -> None:
         super().__init__()
@@ -245,7 +251,7 @@ class RCA(torch.nn.Module):
 
     Raises:
         ValueError: If an argument is out of its range, or the input is not
-            :obj:`num_modalities` tensors of equal shape.
+            :obj:`num_modalities` floating-point tensors of equal shape.
     """
 
     covariance: Tensor
@@ -350,7 +356,8 @@ class RCA(torch.nn.Module):
         if x.size(1) > 0:
             with torch.no_grad():
                 stored = self.covariance[step]
-                latest = stats.to(stored.dtype)
+                limit = torch.finfo(stored.dtype).max  # Beyond is `inf`.
+                latest = stats.clamp(-limit, limit).to(stored.dtype)
                 mean = stored.lerp(latest, self.momentum)
                 stored.copy_(latest.where(self.num_updates == 0, mean))
         return stats
@@ -365,7 +372,13 @@ class RCA(torch.nn.Module):
                 f"'xs' needs to hold {self.num_modalities} modalities "
                 f'(got {len(xs)})'
             )
-        size = (xs[0].size(0), self.channels)
+        for x in xs:
+            if not isinstance(x, Tensor) or not x.is_floating_point():
+                raise ValueError(
+                    f"'xs' needs to hold one floating-point tensor per "
+                    f'modality (got {_describe(x)})'
+                )
+        size = (*xs[0].size()[:1], self.channels)
         for x in xs:
             if tuple(x.size()) != size:
                 raise ValueError(
@@ -380,11 +393,11 @@ class RCA(torch.nn.Module):
                 f'(got {len(masks)})'
             )
         for mask in masks:
-            if mask.dtype != torch.bool or tuple(mask.size()) != size[:1]:
+            is_bool = isinstance(mask, Tensor) and mask.dtype == torch.bool
+            if not is_bool or tuple(mask.size()) != size[:1]:
                 raise ValueError(
                     f"Every tensor in 'masks' needs to be boolean of shape "
-                    f'{list(size[:1])} (got {mask.dtype} of shape '
-                    f'{list(mask.size())})'
+                    f'{list(size[:1])} (got {_describe(mask)})'
                 )
 
     def __repr__(self) -> str:

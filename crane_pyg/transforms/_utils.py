@@ -185,3 +185,24 @@ def set_edges(
         store[key] = value
     store['edge_index'] = edge_index
     store['edge_weight'] = edge_weight
+
+
+def to_lists(
+    edge_index: Tensor, value: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    r"""Writes the sources of each destination and the values of their edges,
+    sorted by destination, into matrices filled up with -1 and zero.
+    """
+    src, dst = edge_index
+    rank = torch.arange(dst.numel(), device=dst.device)
+    rank = rank - torch.searchsorted(dst, dst)
+    index, values = src.new_full(size, -1), value.new_zeros(size)
+    index[dst, rank], values[dst, rank] = src, value
+    return index, values
+
+
+def from_lists(index: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Turns what :meth:`to_lists` returns into edges again."""
+    mask = index >= 0
+    dst = mask.nonzero()[:, 0]
+    return torch.stack([index[mask], dst]), values[mask]

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -13,12 +14,15 @@ from crane_pyg.transforms._utils import (
     check_positive,
     check_weights,
     edge_attrs,
+    from_lists,
     get_edges,
     get_modalities,
+    get_num_nodes,
     rev_edge_type,
     set_edges,
     sort_by_col,
     to_edge_index,
+    to_lists,
 )
 from crane_pyg.transforms.co_rated import co_rated_graph
 from crane_pyg.transforms.knn import knn_item_graph, merge_item_graphs
@@ -46,6 +50,12 @@ class BuildDualGraph(BaseTransform):
     Modalities are the attributes :obj:`x_<name>` of the item nodes. A row
     that holds a NaN or only zeros lacks the modality: its other modalities
     take the share, see :func:`~crane_pyg.transforms.merge_item_graphs`.
+
+    The neighbors of the items in each modality, the nearest first, are kept
+    next to their features, as :obj:`neighbor_<name>` (filled up with
+    :obj:`-1`) and :obj:`similarity_<name>`: they are all that
+    :func:`~crane_pyg.transforms.attach_items` needs to know of the items to
+    place new ones among them.
 
     Every :obj:`edge_index` becomes a column-sorted
     :class:`~torch_geometric.EdgeIndex` with filled caches, next to its
@@ -128,12 +138,14 @@ class BuildDualGraph(BaseTransform):
         store, num_users, num_items = get_edges(data, self.edge_type)
         xs = get_modalities(data, item_type)
 
-        edge_index, edge_weight = self._item_graph(xs, num_items)
-        set_edges(
-            data[item_type, self.item_edge, item_type],
-            to_edge_index(edge_index, num_items, num_items),
-            symmetric_norm(edge_index, num_items, num_items, edge_weight),
-        )
+        for name in self.get_weights(xs):
+            neighbor, sim = to_lists(
+                *knn_item_graph(xs[name], self.k, self.block_size),
+                size=(num_items, self.k),
+            )
+            data[item_type][f'neighbor_{name}'] = neighbor
+            data[item_type][f'similarity_{name}'] = sim
+        self.set_item_graph(data)
         if self.num_co_rated > 0:
             edge_index, edge_weight = co_rated_graph(
                 store.edge_index, num_users, num_items, self.num_co_rated
@@ -146,21 +158,47 @@ class BuildDualGraph(BaseTransform):
             )
         return set_user_item_graph(data, self.edge_type)
 
-    def _item_graph(
-        self,
-        xs: dict[str, Tensor],
-        num_items: int,
-    ) -> tuple[Tensor, Tensor]:
+    def get_weights(self, xs: Mapping[str, object]) -> dict[str, float]:
+        r"""Returns the positive weights of the modalities."""
         weights = self.modality_weights or dict.fromkeys(xs, 1.0)
         check_weights(weights, list(xs), 'modality_weights')
+        return {name: weight for name, weight in weights.items() if weight > 0}
 
+    def set_item_graph(self, data: HeteroData) -> None:
+        r"""Sets the graph of similar items from the lists of neighbors, in
+        place.
+        """
+        item_type = self.edge_type[2]
+        num_items, store = get_num_nodes(data, item_type), data[item_type]
+        lists = {
+            name: from_lists(
+                store[f'neighbor_{name}'], store[f'similarity_{name}']
+            )
+            for name in self.get_weights(get_modalities(data, item_type))
+        }
+        edge_index, edge_weight = self.item_graph(lists, num_items)
+        set_edges(
+            data[item_type, self.item_edge, item_type],
+            to_edge_index(edge_index, num_items, num_items),
+            edge_weight,
+        )
+
+    def item_graph(
+        self,
+        neighbors: dict[str, tuple[Tensor, Tensor]],
+        num_items: int,
+    ) -> tuple[Tensor, Tensor]:
+        r"""Merges the neighbors by every modality, edges and similarities as
+        :func:`~crane_pyg.transforms.knn_item_graph` returns them, into the
+        edges and normalized weights of one graph.
+        """
         graphs = {}
-        for name in [name for name, weight in weights.items() if weight > 0]:
-            edge_index, sim = knn_item_graph(xs[name], self.k, self.block_size)
+        for name, (edge_index, sim) in neighbors.items():
             value = sim.clamp(min=0.0) if self.weighting == 'cosine' else None
             value = row_norm(edge_index, num_items, num_items, value)
             graphs[name] = (edge_index, value)
-        weights = {name: weights[name] for name in graphs}
+        weights = self.modality_weights or dict.fromkeys(neighbors, 1.0)
+        weights = {name: weights[name] for name in neighbors}
         edge_index, edge_weight = merge_item_graphs(graphs, weights, num_items)
         if self.undirected:
             edge_index, edge_weight = to_undirected(
@@ -168,7 +206,9 @@ class BuildDualGraph(BaseTransform):
             )
             # Sorted by source, which in this graph is as well a destination:
             edge_index = edge_index.flip(0)
-        return edge_index, edge_weight
+        return edge_index, symmetric_norm(
+            edge_index, num_items, num_items, edge_weight
+        )
 
     def __repr__(self) -> str:
         return (

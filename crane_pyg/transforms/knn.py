@@ -61,26 +61,33 @@ def knn_item_graph(
     if bool(x.isinf().any()):
         raise ValueError("'x' needs to hold no infinite entries (got 'inf')")
 
-    scale = x.abs().amax(dim=1) if x.size(1) > 0 else x.new_zeros(x.size(0))
-    rows = (scale > 0).nonzero().view(-1)  # Comparison drops NaN as well.
-    x = (x[rows] / scale[rows].unsqueeze(1)).float()
-
+    rows, x, norm = valid_rows(x, block_size)
     outs = []
-    norm = torch.cat(
-        [b.double().norm(dim=1) for b in torch.split(x, block_size)]
-    )
     unit = x / norm.unsqueeze(1).float()
     cols = _first_copies(x, k + 1)
     for start in range(0, rows.numel(), block_size):
         query = torch.arange(start, start + block_size, device=x.device)
         query = query[query < rows.numel()]
-        i, j = _candidates(unit, query, cols, k)
-        outs.append(_rank(x, norm, i, j, k))
+        i, j = candidates(unit, query, cols, k)
+        outs.append(rank(i, j, similarity(x, norm, i, j), k))
 
     if len(outs) == 0:
         return rows.new_empty(2, 0), x.new_empty(0)
     edge_index = torch.cat([edge_index for edge_index, _ in outs], dim=1)
     return rows[edge_index], torch.cat([sim for _, sim in outs])
+
+
+def valid_rows(x: Tensor, block_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Returns the indices of the rows that have the modality, these rows, none
+    of whose entries is beyond one, and their norms in double precision.
+    """
+    scale = x.abs().amax(dim=1) if x.size(1) > 0 else x.new_zeros(x.size(0))
+    rows = (scale > 0).nonzero().view(-1)  # Comparison drops NaN as well.
+    x = (x[rows] / scale[rows].unsqueeze(1)).float()
+    norm = torch.cat(
+        [b.double().norm(dim=1) for b in torch.split(x, block_size)]
+    )
+    return rows, x, norm
 
 
 def _first_copies(x: Tensor, num: int) -> Tensor:
@@ -102,7 +109,7 @@ def _rank_in_group(group: Tensor) -> tuple[Tensor, Tensor]:
     return perm, torch.arange(group.numel(), device=group.device) - ptr[group]
 
 
-def _candidates(
+def candidates(
     unit: Tensor,
     query: Tensor,
     cols: Tensor,
@@ -112,20 +119,18 @@ def _candidates(
     sim = unit[query] @ unit[cols].t()
     # The row itself is still in it, which can but lower the threshold:
     kth = sim.topk(min(k + 1, cols.numel()), dim=1)[0][:, -1:]
-    eps = torch.finfo(sim.dtype).eps
-    kth = kth - 4 * eps * math.sqrt(unit.size(1) + 16)
-    i, j = (sim >= kth).nonzero().unbind(dim=1)
+    i, j = (sim >= kth - rounding(unit)).nonzero().unbind(dim=1)
     i, j = query[i], cols[j]
     return i[i != j], j[i != j]
 
 
-def _rank(
-    x: Tensor,
-    norm: Tensor,
-    i: Tensor,
-    j: Tensor,
-    k: int,
-) -> tuple[Tensor, Tensor]:
+def rounding(unit: Tensor) -> float:
+    r"""Returns by how much a product of unit vectors may be off."""
+    return 4 * torch.finfo(unit.dtype).eps * math.sqrt(unit.size(1) + 16)
+
+
+def similarity(x: Tensor, norm: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    r"""Returns the cosine of pairs, rounded to single precision."""
     num_pairs = max(1, 2**19 // x.size(1))  # Keeps the products in cache.
     dots = [
         (x[a].double() * x[b]).sum(dim=1)
@@ -133,12 +138,16 @@ def _rank(
             *(torch.split(v, num_pairs) for v in (i, j)), strict=True
         )
     ]
-    sim = (torch.cat(dots) / (norm[i] * norm[j])).float().clamp_(-1.0, 1.0)
+    return (torch.cat(dots) / (norm[i] * norm[j])).float().clamp_(-1.0, 1.0)
 
-    # Pairs arrive sorted by `j`, which stable sorts keep among equals:
+
+def rank(i: Tensor, j: Tensor, sim: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    r"""Keeps the :obj:`k` pairs of largest similarity of each :obj:`i`. Those
+    that are equal need to arrive sorted by :obj:`j`, and stay so.
+    """
     perm = sim.sort(descending=True, stable=True)[1]
-    group, rank = _rank_in_group(i[perm])
-    perm = perm[group][rank < k]
+    group, place = _rank_in_group(i[perm])
+    perm = perm[group][place < k]
     return torch.stack([j[perm], i[perm]]), sim[perm]
 
 

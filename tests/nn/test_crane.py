@@ -18,11 +18,9 @@ from crane_pyg.sampling import sample_negatives
 NUM_USERS, NUM_ITEMS, CHANNELS = 60, 40, 4
 SIZES = {'image': 6, 'text': 5, 'audio': 3}
 RATES = ('user', 'rates', 'item')
+ITEM_RELATIONS = ('co_rated', 'similar_to')
 PROFILES = ['input', 'contrast', None]
 MODES = ['correlation', 'token', None]
-
-
-# To be removed as soon as the model checks these:
 
 
 def get_sizes(num_modalities=2):
@@ -408,8 +406,8 @@ def seen_items(data, user, edge_type=RATES):
 
 def test_crane_without_neighborhood():
     data, model = get_data(), get_model(neighbor_weights={})
-    assert model.neighborhood(data) is None
     out = model.eval()(data)
+    assert model.neighborhood(data, out) is None
     top = model.recommend(data, k=3, exclude_seen=False)
     assert top.equal((out.user @ out.item.t()).topk(3)[1])
     # The relation is looked for where it has a weight, and only there:
@@ -438,11 +436,17 @@ def test_crane_recommend():
     history = torch.zeros(NUM_USERS, NUM_ITEMS).index_put_(
         tuple(pairs), torch.tensor(1.0), accumulate=True
     )
-    for relation, weight in [('co_rated', 7.0), ('similar_to', 14.0)]:
-        graph = data['item', relation, 'item']
+    refined = T.BuildDualGraph().item_graph(
+        {'': T.knn_item_graph(out.item, 10)}, NUM_ITEMS
+    )
+    co_rated, similar = (
+        (store.edge_index.as_tensor(), store.edge_weight)
+        for store in [data['item', name, 'item'] for name in ITEM_RELATIONS]
+    )
+    for edge_index, edge_weight in (co_rated, similar, refined):
         adj = torch.zeros(NUM_ITEMS, NUM_ITEMS)
-        adj[tuple(graph.edge_index.as_tensor())] = graph.edge_weight
-        score = score + weight * history @ adj
+        adj[tuple(edge_index)] = edge_weight
+        score = score + 7.0 * history @ adj
     for user, items in enumerate(top.tolist()):
         seen = seen_items(data, user)
         assert len(seen) > 0

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from torch_geometric.nn import Sequential
+from torch_geometric.nn import GraphSAGE, SAGEConv, Sequential, to_hetero
 from torch_geometric.testing import onlyCUDA
 
 from crane_pyg.nn.rca import (
@@ -604,6 +604,15 @@ def test_rca_half_precision(mode, dtype, masked):
         )
 
 
+def test_rca_half_precision_holds_large_statistics():
+    rca = random_rca(4, 2).half()
+    xs = [400 * torch.randn(50, 4).half() for _ in range(2)]
+    for training in [True, True, False]:  # A variance of 160,000, twice.
+        outs = rca.train(training)(xs)
+        assert all(out.isfinite().all() for out in outs)
+    assert (rca.covariance.diagonal(dim1=1, dim2=2) == 65504).all()
+
+
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16])
 def test_rca_autocast(mode, dtype):
@@ -701,6 +710,80 @@ def test_rca_in_sequential():
     torch.testing.assert_close(out, torch.cat(expected, dim=-1))
 
 
+class Net(torch.nn.Module):
+    def __init__(self, mode):
+        super().__init__()
+        self.rca = RCA(4, 2, 2, mode)
+        self.conv = SAGEConv((4, 4), 4)
+
+    def forward(self, x_image, x_text, edge_index):
+        xs = self.rca([x_image, x_text])
+        return self.conv(xs[0] + xs[1], edge_index)
+
+
+def hetero_inputs():
+    r"""Two modalities of two types of nodes, and edges both ways."""
+    user = as_floats(random_inputs(9, 4, 2))
+    item = as_floats(random_inputs(5, 4, 2, seed=8))
+    x_dicts = [{'user': user[m], 'item': item[m]} for m in range(2)]
+    edge_index = torch.tensor([[0, 8, 3, 3, 5], [1, 1, 0, 4, 2]])
+    edge_index_dict = {
+        ('user', 'rates', 'item'): edge_index,
+        ('item', 'rev_rates', 'user'): edge_index.flip(0),
+    }
+    return x_dicts, edge_index_dict
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('training', [True, False])
+def test_rca_inside_to_hetero(mode, training):
+    x_dicts, edge_index_dict = hetero_inputs()
+    model = to_hetero(Net(mode), (['user', 'item'], list(edge_index_dict)))
+    for key in ['user', 'item']:
+        source = random_rca(4, 2, 2, mode, seed=len(x_dicts[0][key]))
+        source = train_statistics(source)
+        model.rca[key].load_state_dict(source.state_dict())
+    twins = copy.deepcopy(model.rca).train(training)
+    out = model.train(training)(*x_dicts, edge_index_dict)
+
+    fused = {
+        key: sum(twins[key]([x_dict[key] for x_dict in x_dicts]))
+        for key in ['user', 'item']
+    }
+    for (src, rel, dst), edge_index in edge_index_dict.items():
+        conv = model.conv[f'{src}__{rel}__{dst}']
+        expected = conv((fused[src], fused[dst]), edge_index)
+        torch.testing.assert_close(out[dst], expected)
+    # Nodes of one type have statistics of their own:
+    assert_close(list(model.rca.buffers()), list(twins.buffers()))
+    params = list(model.rca.parameters())
+    for grad in torch.autograd.grad(out['item'].square().sum(), params):
+        assert grad.abs().max() > 0
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_rca_on_top_of_to_hetero(mode):
+    x_dicts, edge_index_dict = hetero_inputs()
+    net = GraphSAGE(4, 4, num_layers=1)
+    model = to_hetero(net, (['user', 'item'], list(edge_index_dict)))
+    xs = [model(x_dict, edge_index_dict)['item'] for x_dict in x_dicts]
+    rca = random_rca(4, 2, mode=mode)
+    out = rca(xs)[0]
+    # What the image says depends on what users say about the text:
+    (grad,) = torch.autograd.grad(out.square().sum(), x_dicts[1]['user'])
+    assert (grad[[0, 3, 5, 8]].abs().amax(dim=1) > 0).all()
+    assert (grad[[1, 2, 4, 6, 7]] == 0).all()
+
+
+def test_rca_to_hetero_without_a_modality():
+    x_dicts, edge_index_dict = hetero_inputs()
+    net = Net('correlation')
+    model = to_hetero(net, (['user', 'item'], list(edge_index_dict)))
+    del x_dicts[1]['user']
+    with pytest.raises(ValueError, match=r"modality \(got 'NoneType'\)"):
+        model(*x_dicts, edge_index_dict)
+
+
 @pytest.mark.parametrize('mode', MODES)
 def test_rca_dropout(mode):
     rca = train_statistics(random_rca(8, 2, 2, mode, dropout=0.5))
@@ -781,6 +864,7 @@ def test_rca_invalid_arguments(kwargs, match):
         ([(5, 3)] * 2, r"'xs' .* shape \[5, 4\] \(got \[5, 3\]\)"),
         ([(5, 4), (6, 4)], r"'xs' .* shape \[5, 4\] \(got \[6, 4\]\)"),
         ([(5, 4), (4,)], r"'xs' .* shape \[5, 4\] \(got \[4\]\)"),
+        ([(), ()], r"'xs' .* shape \[4\] \(got \[\]\)"),
         ([(5, 4, 1)] * 2, r"'xs' .* shape \[5, 4\] \(got \[5, 4, 1\]\)"),
     ],
 )
@@ -788,6 +872,21 @@ def test_rca_invalid_inputs(mode, sizes, match):
     rca = RCA(4, 2, mode=mode)
     with pytest.raises(ValueError, match=match):
         rca([torch.randn(size) for size in sizes])
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize(
+    ('xs', 'match'),
+    [
+        ([torch.ones(5, 4), None], "'NoneType'"),
+        ([torch.ones(5, 4).long()] * 2, r'torch.int64 of shape \[5, 4\]'),
+        ({'image': torch.ones(5, 4), 'text': torch.ones(5, 4)}, "'str'"),
+    ],
+)
+def test_rca_needs_floating_point_tensors(mode, xs, match):
+    match = rf"'xs' .* one floating-point tensor per modality \(got {match}\)"
+    with pytest.raises(ValueError, match=match):
+        RCA(4, 2, mode=mode)(xs)
 
 
 @pytest.mark.parametrize(
@@ -804,6 +903,7 @@ def test_rca_invalid_inputs(mode, sizes, match):
             [torch.ones(5).bool(), torch.ones(4).bool()],
             r"'masks' .* \(got torch.bool of shape \[4\]\)",
         ),
+        ([torch.ones(5).bool(), None], r"'masks' .* \(got 'NoneType'\)"),
         (
             [torch.ones(5, 1).bool()] * 2,
             r"'masks' .* \(got torch.bool of shape \[5, 1\]\)",

@@ -128,12 +128,12 @@ def test_knn_repairs_inexact_products(monkeypatch):
     x = torch.randn(50, 12)
     x[10:20] = x[:10].clone()
     expected = T.knn_item_graph(x, k=4)
-    candidates = knn_module._candidates
+    candidates = knn_module.candidates
 
     def noisy(unit, *args):
         return candidates(unit + 2e-7 * torch.randn_like(unit), *args)
 
-    monkeypatch.setattr(knn_module, '_candidates', noisy)
+    monkeypatch.setattr(knn_module, 'candidates', noisy)
     out = T.knn_item_graph(x, k=4)
     assert torch.equal(out[0], expected[0])
     assert torch.equal(out[1], expected[1])

@@ -1,0 +1,214 @@
+r"""Why this item: the parts of a score, and the items that carry it."""
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch_geometric import EdgeIndex
+from torch_geometric.data import HeteroData
+
+from crane_pyg._rows import CompressedRows, check_index
+from crane_pyg.nn.crane import CRANE, CRANEOutput
+
+__all__ = ['ScoreParts', 'explain_scores']
+
+
+class ScoreParts(NamedTuple):
+    r"""What :func:`explain_scores` returns for :math:`B` items.
+
+    Args:
+        score (torch.Tensor): The scores that
+            :meth:`~crane_pyg.nn.CRANE.recommend` ranks by :math:`(B)`.
+        parts (dict[str, torch.Tensor]): Its summands :math:`(B)`:
+            :obj:`"behavior"`, one :obj:`"semantic_<modality>"` each,
+            :obj:`"item_graph"`, and one :obj:`"neighbors_<relation>"` for
+            every other relation of the neighborhood.
+        history (torch.Tensor): The items that the user had :math:`(H)`.
+        carriers (dict[str, torch.Tensor]): How much each of them carries
+            :math:`(B, H)`, by :obj:`"embeddings"` and by
+            :obj:`"neighbors_<relation>"`.
+    """
+
+    score: Tensor
+    parts: dict[str, Tensor]
+    history: Tensor
+    carriers: dict[str, Tensor]
+
+
+def explain_scores(
+    model: CRANE,
+    data: HeteroData,
+    user_index: int,
+    item_index: Tensor,
+    candidates: Tensor | None = None,
+) -> ScoreParts:
+    r"""Splits the scores of some items for a user into summands, and names
+    the items of the user that carry them.
+
+    The embeddings are the streams :math:`m` of the IDs and the modalities side
+    by side, and that of an item is the mean :math:`\mathbf{p}_i` of the layers
+    over the user-item graph plus the message :math:`\mathbf{g}_i` of the item
+    graph, see :class:`~crane_pyg.nn.CRANE`. Hence, exactly but for rounding,
+
+    .. math::
+        \hat{r}_{ui} =
+        \underbrace{\mathbf{x}_{u,\text{ID}}^{\top}
+            \mathbf{p}_{i,\text{ID}}}_{\text{behavior}} +
+        \sum_m \underbrace{\mathbf{x}_{u,m}^{\top}
+            \mathbf{p}_{i,m}}_{\text{semantic}} +
+        \underbrace{\mathbf{x}_u^{\top} \mathbf{g}_i + n^{(S)}_{ui}}_{
+            \text{item graph}} +
+        \sum_{g \neq S} n^{(g)}_{ui}
+
+    with the neighborhood sums :math:`n^{(g)}_{ui} = \sum_{j \in
+    \mathcal{N}(u)} \omega_g s^{(g)}_{ji}`, whose terms are what the item
+    :math:`j` of the user carries, exactly.
+
+    The inner product is no sum over :math:`j`. What :math:`j` carries of it is
+    the derivative
+
+    .. math::
+        c_j = \left. \frac{\partial \, \mathbf{x}_u^{\top} \mathbf{x}_i}
+        {\partial \mu_j} \right|_{\mu_j = 1}
+
+    where :math:`\mu_j` multiplies the weights of both edges between :math:`u`
+    and :math:`j`, wherever they carry a message: gradient times weight. It
+    says what the score would lose if these edges became one percent lighter,
+    times a hundred. It is not what the score loses without them, and these
+    shares do not sum to the inner product: learned IDs and preferences bring
+    a share that no item carries, and some paths take two edges of the user.
+
+    Training and evaluation mode are left as they are; the scores are those of
+    evaluation. The cost is that of one forward pass and :math:`B` backward
+    passes.
+
+    Args:
+        model (CRANE): The model.
+        data (torch_geometric.data.HeteroData): As in its forward pass.
+        user_index (int): The user.
+        item_index (torch.Tensor): The items :math:`(B)`.
+        candidates (torch.Tensor, optional): If given, the only items that may
+            be asked for :math:`(C)`. (default: :obj:`None`)
+
+    Raises:
+        ValueError: If there is no such user or item, or if an item is not
+            among the candidates.
+    """
+    check_index('user_index', torch.tensor(user_index), model.num_users)
+    check_index('item_index', item_index, model.num_items)
+    if candidates is not None:
+        _check_candidates(item_index, candidates)
+
+    training = model.training
+    model.eval()
+    try:
+        out, gradient = _gradients(model, data, user_index, item_index)
+        without = copy.copy(model)
+        without.num_item_layers = 0
+        with torch.no_grad():
+            mean = without(data).item[item_index]
+    finally:
+        model.train(training)
+
+    user, message = out.user[user_index], out.item[item_index] - mean
+    parts = _stream_parts(model, user * mean)
+    parts['item_graph'] = message @ user
+
+    row, item = _coo(data[model.edge_type].edge_index)
+    history, position = item[row == user_index].unique(return_inverse=True)
+    carriers = {'embeddings': gradient[:, history]}
+    score = out.user[user_index, None] @ out.item.t()
+    neighbors = model.neighborhood(data, out)
+    if neighbors is not None:
+        score = neighbors.add_to(score, torch.tensor([user_index]))
+        for relation, graph in zip(
+            model.neighbor_weights, neighbors.graphs, strict=True
+        ):
+            name = f'neighbors_{relation}'
+            carried = _carried(graph, history[position], item_index)
+            size = (item_index.numel(), history.numel())
+            carriers[name] = carried.new_zeros(size).index_add_(
+                1, position, carried
+            )
+            key = 'item_graph' if relation == model.item_edge else name
+            parts[key] = parts.get(key, 0.0) + carriers[name].sum(dim=1)
+    return ScoreParts(score[0, item_index], parts, history, carriers)
+
+
+def _gradients(
+    model: CRANE, data: HeteroData, user: int, items: Tensor
+) -> tuple[CRANEOutput, Tensor]:
+    r"""Returns the embeddings, and the derivatives of inner products
+    :math:`(B, I)` by what multiplies the edges from and to a user.
+    """
+    source, relation, target = model.edge_type
+    to_item = data[model.edge_type].edge_index
+    to_user = data[target, f'rev_{relation}', source].edge_index
+    more = torch.zeros(model.num_items, device=items.device)
+    more.requires_grad_()
+
+    # Adding zero times the edges of one user to what a layer returns leaves
+    # the layer its fast path, which has no gradient with respect to weights:
+    def add(
+        _: Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
+    ) -> Tensor | None:
+        (x, _), edge_index, *weight = args
+        if edge_index is not to_item and edge_index is not to_user:
+            return None
+        src, dst = _coo(edge_index)
+        keep = (src if edge_index is to_item else dst) == user
+        src, dst = src[keep], dst[keep]
+        value = more[dst if edge_index is to_item else src]
+        if weight:
+            value = value * weight[0][keep]
+        return out.index_add(0, dst, value.unsqueeze(-1) * x[src])
+
+    handle = model.conv.register_forward_hook(add, with_kwargs=True)
+    try:
+        with torch.enable_grad():
+            out = model(data)
+            score = out.item[items] @ out.user[user] + 0.0 * more.sum()
+    finally:
+        handle.remove()
+    gradient = torch.zeros(items.numel(), more.numel(), device=items.device)
+    for row, value in zip(gradient, score, strict=True):
+        row.copy_(torch.autograd.grad(value, more, retain_graph=True)[0])
+    return CRANEOutput(*(x.detach() for x in out)), gradient
+
+
+def _stream_parts(model: CRANE, product: Tensor) -> dict[str, Tensor]:
+    names = [f'semantic_{name}' for name in model.in_channels]
+    if model.user_id is not None:
+        names = ['behavior', *names]
+    streams = product.split(model.channels, dim=-1)
+    return {
+        name: stream.sum(dim=-1)
+        for name, stream in zip(names, streams, strict=True)
+    }
+
+
+def _carried(graph: CompressedRows, history: Tensor, items: Tensor) -> Tensor:
+    r"""Returns the weights of the edges from one of a user's items each
+    :math:`(B, H)`.
+    """
+    index, neighbor, weight = graph[history]
+    hit = (items.unsqueeze(1) == neighbor) * weight
+    out = hit.new_zeros(items.numel(), history.numel())
+    return out.index_add_(1, index, hit)
+
+
+def _coo(edge_index: Tensor) -> Tensor:
+    if isinstance(edge_index, EdgeIndex):
+        return edge_index.as_tensor()
+    return edge_index
+
+
+def _check_candidates(items: Tensor, candidates: Tensor) -> None:
+    other = items[~torch.isin(items, candidates)]
+    if other.numel() > 0:
+        raise ValueError(
+            f"'item_index' needs to hold 'candidates' only "
+            f'(got {int(other[0])})'
+        )

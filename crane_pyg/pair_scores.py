@@ -1,0 +1,201 @@
+r"""The scores of pairs, for the explainers of PyG."""
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import Module, ModuleDict
+from torch_geometric.data import HeteroData
+from torch_geometric.index import ptr2index
+from torch_geometric.typing import EdgeType, NodeType
+
+from crane_pyg._rows import check_index
+from crane_pyg.nn.conv import CRANEConv
+from crane_pyg.nn.crane import CRANE, CRANEOutput
+
+__all__ = ['PairScores']
+
+
+class PairScores(Module):
+    r"""The scores of pairs of users and items, as a model that every algorithm
+    of :class:`torch_geometric.explain.Explainer` for heterogeneous graphs can
+    explain, by masks of edges as well as of features.
+
+    A mask of an edge weighs its message wherever the edge carries one, in the
+    propagation, the user profiles and the neighborhood. What the model learned
+    about each user and each item counts among their features. Relations that
+    come of the embeddings, and not with :obj:`data`, are those without masks.
+
+    .. code-block:: python
+
+        scores = PairScores(model, data)
+        explainer = Explainer(
+            scores,
+            algorithm=GNNExplainer(),
+            explanation_type='model',
+            edge_mask_type='object',
+            model_config={'mode': 'regression', 'task_level': 'edge'},
+        )
+        pair = torch.tensor([[user], [item]])
+        explanation = explainer(*scores.inputs(), edge_label_index=pair)
+
+    .. note::
+        In PyG 2.8, :class:`~torch_geometric.explain.CaptumExplainer` passes
+        its edge masks through a sigmoid if the graph is heterogeneous: with
+        masks of edges, what it explains are the scores of a graph whose
+        messages are all multiplied by :math:`\sigma(1) \approx 0.73`.
+
+    Args:
+        model (CRANE): The model, of which a frozen copy is taken.
+        data (torch_geometric.data.HeteroData): As in its forward pass.
+
+    Shapes:
+        - **input:**
+          user features :math:`(U, (1 + M) d)`, item features
+          :math:`(I, \sum_m d_m + d)`, as :meth:`inputs` returns them, and
+          pairs :math:`(2, P)`
+        - **output:** scores :math:`(P)`
+    """
+
+    def __init__(self, model: CRANE, data: HeteroData) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.eval()  # As an explainer returns to the mode that it found.
+        self.data = data
+        self.user, relation, self.item = model.edge_type
+        names, sizes = list(model.in_channels), list(model.in_channels.values())
+        self.item_sizes = dict(zip(names, sizes, strict=True))
+        self.edge_index: dict[EdgeType, Tensor] = {}
+        self.neighbor_weight: dict[EdgeType, Tensor] = {}
+
+        if model.num_layers > 0 or len(model.neighbor_weights) > 0:
+            self._add_graph(model.edge_type)
+        if model.num_layers > 0 or model.gate is not None:
+            self._add_graph((self.item, f'rev_{relation}', self.user))
+        if model.num_item_layers > 0:
+            self._add_graph((self.item, model.item_edge, self.item))
+        self._add_neighbors()
+        self.conv = _ConvByEdgeType(list(self.edge_index))
+        self.model.conv = self.conv  # type: ignore[assignment]
+
+    def inputs(
+        self,
+    ) -> tuple[dict[NodeType, Tensor], dict[EdgeType, Tensor]]:
+        r"""Returns the features of all nodes, and all edges that matter."""
+        preference = [self.model.preference[f'x_{m}'] for m in self.item_sizes]
+        store = self.data[self.item]
+        users, items = preference, [store[f'x_{m}'] for m in self.item_sizes]
+        if self.model.user_id is not None and self.model.item_id is not None:
+            users = [*users, self.model.user_id]
+            items = [*items, self.model.item_id]
+        # As NaN times zero is NaN; the forward pass puts them back:
+        item = torch.cat(items, dim=-1).nan_to_num(nan=0.0)
+        user = torch.cat(users, dim=-1).detach()
+        return {self.user: user, self.item: item.detach()}, self.edge_index
+
+    def forward(
+        self,
+        x_dict: dict[NodeType, Tensor],
+        edge_index_dict: dict[EdgeType, Tensor],
+        edge_label_index: Tensor,
+    ) -> Tensor:
+        r"""Returns the scores of the pairs.
+
+        Raises:
+            ValueError: If there is no such user or item.
+        """
+        users, items = edge_label_index
+        check_index('edge_label_index[0]', users, self.model.num_users)
+        check_index('edge_label_index[1]', items, self.model.num_items)
+        data, params = self._replace(x_dict, edge_index_dict)
+        self.conv.known = edge_index_dict
+        out: CRANEOutput = functional_call(self.model, params, (data,))
+        score: Tensor = (out.user[users] * out.item[items]).sum(dim=-1)
+        if len(self.neighbor_weight) == 0:
+            return score
+
+        # One column per pair, as these sums are a propagation as well:
+        x = F.one_hot(users, self.model.num_users).t().to(score.dtype)
+        edge_index = edge_index_dict[self.model.edge_type]
+        x = self.conv((x, None), edge_index, size=self.model.size)
+        pair, size = torch.arange(users.numel()), (self.model.num_items,) * 2
+        for edge_type, weight in self.neighbor_weight.items():
+            edge_index = edge_index_dict[edge_type]
+            near = self.conv((x, None), edge_index, weight, size=size)
+            score = score + near[items, pair.to(items.device)]
+        return score
+
+    def _add_graph(self, edge_type: EdgeType) -> None:
+        self.edge_index[edge_type] = self.data[edge_type].edge_index
+
+    def _add_neighbors(self) -> None:
+        with torch.no_grad():
+            out = self.model(self.data)
+        neighbors = self.model.neighborhood(self.data, out)
+        if neighbors is None:
+            return
+        for (relation, weight), graph in zip(
+            self.model.neighbor_weights.items(), neighbors.graphs, strict=True
+        ):
+            edge_type = (self.item, relation, self.item)
+            if edge_type in self.data.edge_types:
+                self._add_graph(edge_type)
+                value = self.data[edge_type].edge_weight * weight
+            else:
+                src, value = ptr2index(graph.ptr), graph.value
+                self.edge_index[edge_type] = torch.stack([src, graph.dst])
+            self.neighbor_weight[edge_type] = value
+
+    def _replace(
+        self,
+        x_dict: dict[NodeType, Tensor],
+        edge_index_dict: dict[EdgeType, Tensor],
+    ) -> tuple[HeteroData, dict[str, Tensor]]:
+        data = copy.copy(self.data)
+        for edge_type, edge_index in edge_index_dict.items():
+            if edge_type in data.edge_types:
+                data[edge_type].edge_index = edge_index
+
+        channels = self.model.channels
+        users = x_dict[self.user].split(channels, dim=-1)
+        sizes = list(self.item_sizes.values())
+        rest = x_dict[self.item].size(-1) - sum(sizes)
+        items = x_dict[self.item].split([*sizes, rest], dim=-1)
+        params = {}
+        for name, user, x in zip(self.item_sizes, users, items, strict=False):
+            params[f'preference.x_{name}'] = user
+            missing = self.data[self.item][f'x_{name}'].isnan()
+            x = x.masked_fill(missing, float('nan'))
+            data[self.item][f'x_{name}'] = x
+        if self.model.user_id is not None:
+            params['user_id'], params['item_id'] = users[-1], items[-1]
+        return data, params
+
+
+class _ConvByEdgeType(Module):
+    r"""One layer for each type of edges, as explainers set masks by it."""
+
+    def __init__(self, edge_types: list[EdgeType]) -> None:
+        super().__init__()
+        convs = {
+            '__'.join(key): CRANEConv(normalize=False)  # type: ignore[abstract]
+            for key in [*edge_types, ('other',)]
+        }
+        self.convs = ModuleDict(convs)
+        self.known: dict[EdgeType, Tensor] = {}
+
+    def forward(
+        self,
+        x: tuple[Tensor, None],
+        edge_index: Tensor,
+        *args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Tensor:
+        # The model does not say which edges it passes:
+        keys = [k for k, known in self.known.items() if known is edge_index]
+        conv = self.convs['__'.join(keys[0] if keys else ('other',))]
+        out: Tensor = conv(x, edge_index, *args, **kwargs)
+        return out

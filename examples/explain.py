@@ -1,0 +1,143 @@
+r"""Writes a page that shows why the items were recommended: how their scores
+split, and which items of the user carry them. Open it in any browser.
+
+python examples/explain.py why.html
+python examples/explain.py why.html --data path/to/folder --model path/to/model
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+
+import torch
+from page import Carrier, Item, Kind, Pick, Reader, read_items, render
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+import crane_pyg.transforms as T
+from crane_pyg.datasets import FakeMultimodalDataset, MMRecDataset
+from crane_pyg.explain import explain_scores
+from crane_pyg.nn import CRANE
+from crane_pyg.sampling import sample_negatives
+
+parser = argparse.ArgumentParser()
+parser.add_argument('page', type=Path)
+parser.add_argument('--data', type=Path, help='a folder in MMRec layout')
+parser.add_argument('--root', type=Path, default='data', help='for the cache')
+parser.add_argument('--model', type=Path, help="that of 'save_pretrained'")
+parser.add_argument(
+    '--items', type=Path, help='.csv or .json of item, title, image (a file)'
+)
+parser.add_argument('--users', type=int, nargs='+', default=[0, 1, 2])
+parser.add_argument('--epochs', type=int, default=10)
+parser.add_argument('--k', type=int, default=10)
+args = parser.parse_args()
+
+KINDS = {
+    'behavior': Kind('behavior', 'people who chose alike chose it'),
+    'item_graph': Kind('similar items', 'it resembles what the user likes'),
+    'neighbors_co_rated': Kind(
+        'chosen together', 'others had it and items of the user'
+    ),
+    'neighbors_refined': Kind(
+        'learned neighbors', 'the model puts it next to items of the user'
+    ),
+}
+MAX_HISTORY, MAX_CARRIERS = 40, 3
+
+
+def train(data: HeteroData, sizes: dict[str, int]) -> CRANE:
+    """Trains for a moment; the other examples show how to do better."""
+    pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
+    num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
+    model = CRANE(num_users, num_items, sizes)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    for _ in range(args.epochs):
+        negative = sample_negatives(pairs, num_items, 4)
+        for index in torch.randperm(pairs.size(1)).split(256):
+            optimizer.zero_grad()
+            loss = model.loss(model(data), *pairs[:, index], negative[index])
+            loss.backward()
+            optimizer.step()
+    return model
+
+
+def get_hues(x: Tensor) -> list[int]:
+    """Gives similar items similar colors."""
+    x = torch.pca_lowrank(x.nan_to_num(), q=min(2, *x.size()))[0]
+    angle = torch.atan2(x[:, 0], x[:, -1]).rad2deg()
+    return angle.long().remainder(360).tolist()
+
+
+def get_kind(part: str) -> Kind:
+    """Returns how the page calls a part."""
+    name = part.removeprefix('semantic_').removeprefix('neighbors_')
+    return KINDS.get(part, Kind(name, f'its {name} suits the user'))
+
+
+def explain(
+    model: CRANE, data: HeteroData, user: int, items: list[Item]
+) -> tuple[Reader, list[str]]:
+    """Returns what the page shows of a user, and the names of the parts."""
+    top = model.recommend(data, torch.tensor([user]), args.k)[0]
+    out = explain_scores(model, data, user, top[top >= 0])
+    paths = out.carriers.pop('embeddings')
+    edges = sum(out.carriers.values(), torch.zeros_like(paths))
+    picks = []
+    for row, item in enumerate(top[top >= 0].tolist()):
+        best = (paths + edges)[row].topk(min(MAX_CARRIERS, paths.size(1)))
+        carriers = [
+            Carrier(
+                items[int(out.history[n])],
+                edges[row, n].item(),
+                paths[row, n].item(),
+            )
+            for n, value in zip(best.indices, best.values, strict=True)
+            if value > 0
+        ]
+        parts = [float(part[row]) for part in out.parts.values()]
+        picks.append(Pick(items[item], float(out.score[row]), parts, carriers))
+    history = [items[n] for n in out.history.tolist()]
+    hidden = len(history[MAX_HISTORY:])
+    name = f'User {user}'
+    return Reader(name, history[:MAX_HISTORY], hidden, picks), list(out.parts)
+
+
+def main() -> None:
+    """Loads or trains a model, and writes the page."""
+    torch.manual_seed(0)
+    transform = T.BuildDualGraph()
+    if args.data is None:
+        note = 'These are fake data, made up on the spot.'
+        dataset = FakeMultimodalDataset(600, 400, pre_transform=transform)
+    else:
+        name = args.data.resolve().name
+        note, cache = f'Data: {name}.', args.root / 'processed' / name
+        dataset = MMRecDataset(args.data, None, transform, cache)
+    data = dataset[0]
+    xs = {name: data['item'][f'x_{name}'] for name in dataset.modalities}
+    if args.model is None:
+        model = train(data, {name: x.size(1) for name, x in xs.items()})
+    else:
+        model = CRANE.from_pretrained(args.model)
+
+    items = read_items(
+        args.items, get_hues(torch.cat(list(xs.values()), dim=1))
+    )
+    shown = [explain(model, data, user, items) for user in args.users]
+    kinds = [get_kind(part) for part in shown[0][1]]
+    users = [user for user, _ in shown]
+    html = render('Why these items?', note, kinds, users)
+    args.page.write_text(html, encoding='utf-8')
+    print(note)
+    for user in users:
+        for pick in user.picks[:1]:
+            parts = zip(kinds, pick.parts, strict=True)
+            text = ' + '.join(f'{kind.name} {part:.2f}' for kind, part in parts)
+            print(f'{user.name}: {pick.item.title}, {pick.score:.2f} = {text}')
+    print(f'Written to {args.page}')
+
+
+if __name__ == '__main__':
+    warnings.filterwarnings('ignore', 'Sparse CSR tensor support is in beta')
+    main()

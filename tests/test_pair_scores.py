@@ -1,0 +1,183 @@
+import copy
+
+import pytest
+import torch
+from torch_geometric.explain import Explainer, GNNExplainer
+from torch_geometric.explain.algorithm import CaptumExplainer
+from torch_geometric.explain.algorithm.utils import (
+    clear_masks,
+    set_hetero_masks,
+)
+
+import crane_pyg.transforms as T
+from crane_pyg.datasets import FakeMultimodalDataset
+from crane_pyg.nn import CRANE
+from crane_pyg.pair_scores import PairScores
+
+USERS, ITEMS = 30, 40
+SIZES = {'image': 8, 'text': 6}
+RATES = ('user', 'rates', 'item')
+REV = ('item', 'rev_rates', 'user')
+SIMILAR = ('item', 'similar_to', 'item')
+CO_RATED = ('item', 'co_rated', 'item')
+NODES = {'user': (USERS, 48), 'item': (ITEMS, 30)}
+OPTIONS = [
+    {},
+    {'use_id': False},
+    {'profile': 'contrast', 'num_steps': 2},
+    {'num_item_layers': 2, 'num_layers': 1},
+    {'num_item_layers': 0, 'neighbor_weights': {'co_rated': 3.0}},
+    {'num_layers': 0, 'profile': None, 'neighbor_weights': {}},
+]
+
+
+def get_data():
+    dataset = FakeMultimodalDataset(USERS, ITEMS, SIZES, missing_rate=0.1)
+    return T.BuildDualGraph(k=5)(dataset[0])
+
+
+def get_model(**kwargs):
+    torch.manual_seed(3)
+    model = CRANE(USERS, ITEMS, SIZES, channels=16, **kwargs)
+    if model.gate is not None:  # Which starts closed.
+        with torch.no_grad():
+            model.gate.copy_(torch.tensor([0.7, -0.4]))
+    return model
+
+
+def all_scores(model, data):
+    model = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        out = model(data)
+        scores = out.user @ out.item.t()
+        neighbors = model.neighborhood(data, out)
+        if neighbors is not None:
+            neighbors.add_to(scores, torch.arange(USERS))
+    return scores
+
+
+@pytest.mark.parametrize('kwargs', OPTIONS)
+def test_pair_scores(kwargs):
+    data, model = get_data(), get_model(dropout=0.5, **kwargs)
+    scores = PairScores(model, data)
+    pairs = torch.tensor([[0, 3, 3, 29], [39, 1, 2, 0]])
+    out = scores(*scores.inputs(), edge_label_index=pairs)
+    torch.testing.assert_close(out, all_scores(model, data)[tuple(pairs)])
+    assert model.training
+    assert not scores.training
+    for row, value in [(0, USERS), (1, ITEMS)]:
+        wrong = pairs.clone()
+        wrong[row, 2] = value
+        with pytest.raises(ValueError, match=rf'\(got {value}\)'):
+            scores(*scores.inputs(), edge_label_index=wrong)
+
+
+@pytest.mark.parametrize('edge_type', [RATES, REV, SIMILAR, CO_RATED])
+def test_masked_edge_changes_score(edge_type):
+    r"""A mask of zero is the same as no such edge."""
+    data, model = get_data(), get_model(neighbor_weights={'co_rated': 2.0})
+    scores = PairScores(model, data)
+    x, edge_index = scores.inputs()
+    pairs = torch.cartesian_prod(torch.arange(USERS), torch.arange(ITEMS)).t()
+    before = scores(x, edge_index, pairs)
+    masks = {key: torch.ones(e.size(1)) for key, e in edge_index.items()}
+    masks[edge_type][4] = 0.0
+    set_hetero_masks(scores, masks, edge_index, apply_sigmoid=False)
+    after = scores(x, edge_index, pairs)
+    clear_masks(scores)
+    assert (after - before).abs().max() > 1e-3
+    torch.testing.assert_close(scores(x, edge_index, pairs), before)
+    if edge_type in (SIMILAR, CO_RATED):
+        other = copy.copy(data)
+        weight = data[edge_type].edge_weight.clone()
+        weight[4] = 0.0
+        other[edge_type].edge_weight = weight
+        expected = all_scores(model, other)[tuple(pairs)]
+        torch.testing.assert_close(after, expected)
+
+
+def explain(algorithm, node_mask_type, edge_mask_type, model=None):
+    scores = PairScores(model or get_model(), get_data())
+    explainer = Explainer(
+        scores,
+        algorithm=algorithm,
+        explanation_type='model',
+        node_mask_type=node_mask_type,
+        edge_mask_type=edge_mask_type,
+        model_config={'mode': 'regression', 'task_level': 'edge'},
+    )
+    pair = torch.tensor([[8], [5]])
+    return scores, explainer(*scores.inputs(), edge_label_index=pair)
+
+
+@pytest.mark.parametrize('node_mask_type', [None, 'object', 'attributes'])
+def test_gnn_explainer(node_mask_type):
+    torch.manual_seed(0)
+    scores, out = explain(GNNExplainer(epochs=3), node_mask_type, 'object')
+    relations = {SIMILAR, CO_RATED, *_relations(scores)}
+    assert set(out.edge_types) == {RATES, REV} | relations
+    for key, edge_index in scores.edge_index.items():
+        mask = out[key].edge_mask
+        assert mask.size() == edge_index.size()[1:]
+        assert 0 < mask.max() < 1
+    # The direct edges from the items of the user are the only ones there:
+    row, item = out[RATES].edge_index.as_tensor()
+    src, dst = out[CO_RATED].edge_index.as_tensor()
+    used = torch.isin(src, item[row == 8]) & (dst == 5)
+    assert used.any()
+    assert torch.equal(out[CO_RATED].edge_mask > 0, used)
+    for key, size in NODES.items():
+        if node_mask_type is None:
+            assert 'node_mask' not in out[key]
+        else:
+            mask = out[key].node_mask
+            last = 1 if node_mask_type == 'object' else size[1]
+            assert mask.size() == (size[0], last)
+            assert mask.isfinite().all()
+            assert mask.max() > 0
+
+
+def _relations(scores):
+    names = scores.model.neighbor_weights
+    return {('item', name, 'item') for name in names}
+
+
+@pytest.mark.filterwarnings('ignore:Input Tensor . did not already require')
+@pytest.mark.parametrize('method', ['IntegratedGradients', 'Saliency'])
+@pytest.mark.parametrize('edge_mask_type', [None, 'object'])
+def test_captum_explainer(method, edge_mask_type):
+    pytest.importorskip('captum')
+    out = explain(CaptumExplainer(method), 'attributes', edge_mask_type)[1]
+    for key, size in NODES.items():
+        assert out[key].node_mask.size() == size
+        assert out[key].node_mask.isfinite().all()
+        assert out[key].node_mask.count_nonzero() > 0
+    for key in [RATES, REV, SIMILAR, CO_RATED]:
+        if edge_mask_type is None:
+            assert 'edge_mask' not in out[key]
+        else:
+            mask = out[key].edge_mask
+            assert mask.size() == out[key].edge_index.size()[1:]
+            assert mask.count_nonzero() > 0
+
+
+def test_captum_edges_add_up():
+    r"""Integrated gradients sum to the difference of two scores."""
+    pytest.importorskip('captum')
+    algorithm = CaptumExplainer('IntegratedGradients', n_steps=100)
+    scores, out = explain(algorithm, None, 'object')
+    total = sum(out[key].edge_mask.sum().item() for key in out.edge_types)
+    # PyG masks by the sigmoid of what goes from zero to one:
+    ends = []
+    x, edge_index = scores.inputs()
+    for value in [0.0, 1.0]:
+        masks = {
+            key: torch.full((edges.size(1),), value)
+            for key, edges in edge_index.items()
+        }
+        set_hetero_masks(scores, masks, edge_index)
+        pair = torch.tensor([[8], [5]])
+        ends.append(scores(x, edge_index, pair).item())
+        clear_masks(scores)
+    assert abs(ends[1] - ends[0]) > 0.01
+    assert total == pytest.approx(ends[1] - ends[0], rel=1e-3)
