@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 RESULTS = Path(__file__).parent / 'results' / 'ablation'
+RELATIONS = {'co_rated', 'similar_to', 'refined'}
 GROUPS: dict[str, dict[str, dict[str, object]]] = {
     'Without a part': {
         'RCA': {'mode': None},
@@ -21,9 +22,13 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
         'contrast': {'loss': {'contrast_weight': 0}},
         'ID stream': {'use_id': False, 'loss': {'contrast_weight': 0}},
         'item graph': {'num_item_layers': 0},
-        'co-rated edges': {'neighbor_weights': {'similar_to': 14}},
-        'similar edges': {'neighbor_weights': {'co_rated': 7}},
         'neighborhood': {'neighbor_weights': {}},
+        **{
+            f'{relation} edges': {
+                'neighbor_weights': dict.fromkeys(RELATIONS - {relation}, 7)
+            }
+            for relation in sorted(RELATIONS)
+        },
     },
     'RCA': {
         '2 steps': {'num_steps': 2},
@@ -40,12 +45,7 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
         'temperature .5': {'loss': {'temperature': 0.5}},
     },
     'Neighborhood weight': {
-        f'x {scale}': {
-            'neighbor_weights': {
-                'co_rated': 7 * scale,
-                'similar_to': 14 * scale,
-            }
-        }
+        f'x {scale}': {'neighbor_weights': dict.fromkeys(RELATIONS, 7 * scale)}
         for scale in (0.25, 0.5, 2, 4)
     },
     'Edge dropping': {

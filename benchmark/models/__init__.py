@@ -4,7 +4,7 @@ value of that recipe.
 """
 
 from .base import Model, Recipe
-from .crane import CRANEModel
+from .crane import CRANEModel, add_neighborhood
 from .factorization import MF, VBPR
 from .freedom import FREEDOM, FREEDOMSameRecipe
 from .lightgcn import LightGCNModel, LightGCNSameRecipe
@@ -20,6 +20,7 @@ MODELS: dict[str, type[Model]] = {
     'lightgcn-same-recipe': LightGCNSameRecipe,
     'freedom': FREEDOM,
     'freedom-same-recipe': FREEDOMSameRecipe,
+    'freedom-neighborhood': add_neighborhood(FREEDOMSameRecipe, scale=0.5),
     'mgcn': MGCN,
     'mgcn-same-recipe': MGCNSameRecipe,
 }

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from crane_pyg.neighborhood import Neighborhood
-from crane_pyg.nn import CRANE, SampledSoftmaxLoss
+from crane_pyg.nn import CRANE, CRANEOutput, SampledSoftmaxLoss
 
 from .base import Model, Recipe
 from .features import get_features
@@ -64,3 +64,20 @@ class CRANEModel(Model):
         loss = self.softmax(x, y, F.embedding(index, self.out.item), mask)
         reg = x.square().sum() + y.square().sum()
         return loss + self.options['lambda_reg'] * reg / x.size(0)
+
+
+def add_neighborhood(peer: type[Model], scale: float) -> type[Model]:
+    r"""Gives the neighborhood of CRANE to a peer, with its weights times
+    :obj:`scale`, as the inner products of peers are of another size.
+    """
+
+    class WithNeighborhood(peer):
+        def neighborhood(self, data: HeteroData) -> Neighborhood | None:
+            # It depends on no parameter of the model:
+            crane = CRANE(*self.size, in_channels={'none': 1}, channels=1)
+            for relation in crane.neighbor_weights:
+                crane.neighbor_weights[relation] *= scale
+            out = CRANEOutput(self.user, self.item, self.user)
+            return crane.neighborhood(data, out)
+
+    return WithNeighborhood
