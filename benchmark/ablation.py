@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 RESULTS = Path(__file__).parent / 'results' / 'ablation'
-RELATIONS = {'co_rated', 'similar_to', 'refined'}
+RELATIONS = ('co_rated', 'refined', 'similar_to')
 GROUPS: dict[str, dict[str, dict[str, object]]] = {
     'Without a part': {
         'RCA': {'mode': None},
@@ -25,9 +25,11 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
         'neighborhood': {'neighbor_weights': {}},
         **{
             f'{relation} edges': {
-                'neighbor_weights': dict.fromkeys(RELATIONS - {relation}, 7)
+                'neighbor_weights': {
+                    other: 7 for other in RELATIONS if other != relation
+                }
             }
-            for relation in sorted(RELATIONS)
+            for relation in RELATIONS
         },
     },
     'RCA': {

@@ -10,6 +10,7 @@ import torch
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
+from crane_pyg.nn import CRANEOutput
 from crane_pyg.ranking import evaluate
 from crane_pyg.reference import evaluate_popularity
 from crane_pyg.sampling import sample_negatives
@@ -381,3 +382,27 @@ def test_harness(name):
     result = accuracy.fit(name, data, 0, argparse.Namespace(**args))
     assert result['epochs'] == 2
     assert result['test']['recall@20'] > 0
+
+
+def test_peer_with_the_neighborhood_of_crane():
+    data = get_data()
+    name = 'freedom-neighborhood'
+    torch.manual_seed(0)
+    model = MODELS[name](data)
+    torch.manual_seed(0)
+    peer = MODELS['freedom-same-recipe'](data)
+    embeddings = accuracy.embed(model, data)
+    for a, b in zip(embeddings, accuracy.embed(peer, data), strict=True):
+        assert torch.equal(a, b)
+    assert peer.neighborhood(data) is None
+
+    users = torch.arange(NUM_USERS)
+    score = model.neighborhood(data).add_to(
+        torch.zeros(NUM_USERS, NUM_ITEMS), users
+    )
+    crane = models.CRANEModel(data)
+    full = crane.model.neighborhood(
+        data, CRANEOutput(*embeddings, embeddings[0])
+    ).add_to(torch.zeros(NUM_USERS, NUM_ITEMS), users)
+    assert full.sum() > 0
+    torch.testing.assert_close(score, full / 2)

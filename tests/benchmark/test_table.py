@@ -1,0 +1,68 @@
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(BENCHMARK))
+    table = importlib.import_module('table')
+
+
+def save(folder, model, seed, recalls):
+    r"""A result as `accuracy.py` writes it, with NDCG half of the recall."""
+    recalls = np.array(recalls)
+    record = {
+        'dataset': 'fake',
+        'model': model,
+        'seed': seed,
+        'test': {
+            metric: recalls.mean() / (1 + metric.startswith('ndcg'))
+            for metric in table.METRICS
+        },
+        'epoch': 3,
+        'seconds': 1.0,
+        'revision': 'abc1234',
+        'date': '2026-01-01',
+        'versions': {'torch': '1', 'torch_geometric': '2', 'numpy': '3'},
+    }
+    path = folder / f'fake-{model}-{seed}'
+    path.with_suffix('.json').write_text(json.dumps(record))
+    np.savez(path.with_suffix('.npz'), recall=recalls, ndcg=recalls / 2)
+
+
+@pytest.fixture
+def text(tmp_path):
+    rng = np.random.default_rng(0)
+    peer = rng.random(50)
+    for seed in (0, 1):
+        save(tmp_path, 'worse', seed, peer / 2)
+        save(tmp_path, 'peer', seed, peer)
+        save(tmp_path, 'crane', seed, 1.25 * peer + 0.01 * seed)
+    return table.tables([table.load(p) for p in tmp_path.glob('*.json')])
+
+
+def test_table_rows(text):
+    rows = [line for line in text.splitlines() if line.startswith('| ')]
+    assert [row.split()[1] for row in rows[2:]] == ['worse', 'peer', 'crane']
+    assert '0, 1' in rows[-1]
+    assert '± 0.0071' in rows[-1]  # 0.01 / sqrt(2).
+
+
+def test_table_compares_with_the_best_peer(text):
+    rng = np.random.default_rng(0)
+    peer = rng.random(50)
+    gain = 0.25 + 0.005 / peer.mean()
+    assert f'recall@20 of *crane* is {gain:+.1%} against *peer*' in text
+    assert '(paired t-test over 50 users' in text
+    assert '*worse*,' not in text
+
+
+def test_table_without_metrics_of_each_user(tmp_path):
+    save(tmp_path, 'peer', 0, [0.5, 0.5])
+    save(tmp_path, 'crane', 0, [0.5, 1.0])
+    (tmp_path / 'fake-crane-0.npz').unlink()
+    text = table.tables([table.load(p) for p in tmp_path.glob('*.json')])
+    assert 'paired' not in text
