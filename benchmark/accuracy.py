@@ -113,7 +113,7 @@ def fit(
     model = MODELS[name](data, **overrides(args))
     recipe = model.recipe
     lr, batch_size = recipe.lr or args.lr, recipe.batch_size or args.batch_size
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     drop_edges = T.DegreeDropEdges(recipe.edge_dropping)
     ranking = {'exclude': pairs}
 

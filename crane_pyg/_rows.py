@@ -26,12 +26,15 @@ class CompressedRows:
 
     def __getitem__(self, src: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         r"""Returns the positions in :obj:`src`, destinations and values."""
-        start, count = self.ptr[src], self.ptr.diff()[src]
+        start = self.ptr[src]
+        count = self.ptr[src + 1] - start
         row = torch.arange(src.size(0), device=src.device)
         row = row.repeat_interleave(count)
-        offset = (start - count.cumsum(0) + count)[row]
-        index = torch.arange(row.size(0), device=src.device) + offset
-        return row, self.dst[index], self.value[index]
+        # Indexing by brackets is several times slower than `index_select`:
+        index = (start - count.cumsum(0) + count).index_select(0, row)
+        index += torch.arange(row.size(0), device=src.device)
+        dst, value = (x.index_select(0, index) for x in (self.dst, self.value))
+        return row, dst, value
 
 
 def check_index(name: str, index: Tensor, size: int) -> None:

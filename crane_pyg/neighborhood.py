@@ -61,12 +61,13 @@ class Neighborhood:
             users (torch.Tensor): The users :math:`(B)`.
         """
         row, item, _ = self.history[users]
+        start = row * score.size(1)
         for graph in self.graphs:
             # In parts, as some users have very many items:
-            for start, part in zip(
-                row.split(PART_SIZE), item.split(PART_SIZE), strict=True
+            for first, part in zip(
+                start.split(PART_SIZE), item.split(PART_SIZE), strict=True
             ):
                 index, neighbor, weight = graph[part]
-                index = start[index] * score.size(1) + neighbor
+                index = first.index_select(0, index) + neighbor
                 score.view(-1).index_add_(0, index, weight.to(score.dtype))
         return score

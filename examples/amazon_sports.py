@@ -65,7 +65,7 @@ rates = data['user', 'rates', 'item']
 pairs = rates.edge_index.as_tensor()
 sizes = {m: data['item'][f'x_{m}'].size(1) for m in dataset.modalities}
 model = CRANE(dataset.num_users, dataset.num_items, sizes).to(args.device)
-optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+optimizer = torch.optim.Adam(model.parameters(), lr=0.003, fused=True)
 drop_edges = T.DegreeDropEdges(p=0.8)
 print(f'{name}: {pairs.size(1)} training pairs, {model}')
 

@@ -12,9 +12,11 @@ from torch_geometric.utils import degree
 
 from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn.conv import CRANEConv
+from crane_pyg.nn.features import FeatureCache
 from crane_pyg.nn.loss import info_nce_loss
 from crane_pyg.nn.pretrained import PretrainedMixin
 from crane_pyg.nn.rca import MODES, RCA
+from crane_pyg.nn.unit import unit
 from crane_pyg.ranking import top_k
 from crane_pyg.transforms import BuildDualGraph, knn_item_graph
 
@@ -191,6 +193,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         self.rca: RCA | None = None
         if mode is not None and len(in_channels) > 1:
             self.rca = RCA(channels, len(in_channels), num_steps, mode)
+        self._features = FeatureCache()
         # Abstract to mypy only, as every layer of PyG is:
         self.conv = CRANEConv(normalize=False)  # type: ignore[abstract]
         self.reset_parameters()
@@ -218,20 +221,19 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 :obj:`data`, or does not fit the model.
         """
         to_item, to_user, to_similar = self._graphs(data)
-        items = self._encode_items(data)
-        profiles = [self._profile(x, to_user[0]) for x in items]
-        users = self._encode_users(profiles)
+        item_in = torch.cat(self._encode_items(data), dim=-1)
+        profile = self._profile(item_in, to_user[0])
+        user_in = self._encode_users(profile)
         if self.user_id is not None and self.item_id is not None:
-            users = [self.user_id, *users]
-            items = [self.item_id, *items]
+            user_in = torch.cat([self.user_id, user_in], dim=-1)
+            item_in = torch.cat([self.item_id, item_in], dim=-1)
 
-        user_in, item_in = torch.cat(users, dim=-1), torch.cat(items, dim=-1)
         user, item = self._propagate(user_in, item_in, to_item, to_user)
-        for _ in range(self.num_item_layers):
+        for n in range(self.num_item_layers):
             item_in = self.conv((item_in, None), *to_similar)
-        if self.num_item_layers > 0:
-            item = item + item_in
-        return CRANEOutput(user, item, torch.stack(profiles).sum(dim=0))
+            if n + 1 == self.num_item_layers:
+                item = item_in.add_(item)
+        return CRANEOutput(user, item, self._by_modality(profile).sum(dim=1))
 
     def views(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r"""Splits embeddings into their behavior view, the stream of the IDs,
@@ -420,44 +422,63 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                     f'{[self.num_items, size]} '
                     f'(got {None if x is None else list(x.size())})'
                 )
-            mask = ~x.sum(dim=-1, keepdim=True).isnan()
-            x = x.masked_fill(~mask, 0.0)
+            x, mask = self._features(name, x)
             x = F.dropout(x, self.dropout, self.training)
-            xs.append(F.normalize(self.encoder[f'x_{name}'](x), dim=-1) * mask)
-            masks.append(mask.squeeze(-1))
+            x = unit(self.encoder[f'x_{name}'](x))
+            xs.append(x if mask is None else x * mask.unsqueeze(-1))
+            masks.append(mask)
         if self.rca is None:
             return xs
-        return [F.normalize(x, dim=-1) for x in self.rca(xs, masks)]
+        return [unit(x) for x in self.rca(xs, _fill_masks(xs, masks))]
 
     def _profile(self, x: Tensor, to_user: Tensor) -> Tensor:
         count = degree(to_user[1], self.num_users).clamp(min=1)
-        out: Tensor = self.conv((x, None), to_user, size=self.size[::-1])
-        return out / count.unsqueeze(-1)
+        weight = count.reciprocal()[to_user[1]]
+        size = self.size[::-1]
+        out: Tensor = self.conv((x, None), to_user, weight, size=size)
+        return out
 
-    def _encode_users(self, profiles: list[Tensor]) -> list[Tensor]:
-        users = []
-        for i, name in enumerate(self.in_channels):
-            user = self.preference[f'x_{name}']
-            if self.gate is not None:
-                user = user + self.gate[i] * profiles[i]
-            users.append(F.normalize(user, dim=-1))
-        return users
+    def _by_modality(self, x: Tensor) -> Tensor:
+        return x.view(x.size(0), -1, self.channels)
+
+    def _encode_users(self, profile: Tensor) -> Tensor:
+        names = list(self.in_channels)
+        user = torch.cat([self.preference[f'x_{n}'] for n in names], dim=-1)
+        user = self._by_modality(user)
+        if self.gate is not None:
+            gate = self.gate.unsqueeze(-1)
+            user = torch.addcmul(user, gate, self._by_modality(profile))
+        return unit(user).flatten(start_dim=1)
 
     def _propagate(
         self,
-        user: Tensor,
-        item: Tensor,
+        user_in: Tensor,
+        item_in: Tensor,
         to_item: tuple[Tensor, Tensor],
         to_user: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        users, items = user, item
-        for _ in range(self.num_layers):
-            user, item = (
-                self.conv((item, None), *to_user, size=self.size[::-1]),
-                self.conv((user, None), *to_item, size=self.size),
-            )
-            users, items = users + user, items + item
-        return users / (self.num_layers + 1), items / (self.num_layers + 1)
+        # The sum of all layers up to one is that up to the layer before,
+        # propagated, plus the input. Their mean takes no pass of its own:
+        user, item = user_in, item_in
+        for n in range(self.num_layers, 0, -1):
+            scale = 1 / (self.num_layers + 1) if n == 1 else 1
+            users = self._sum(item, *to_user, scale, self.size[::-1])
+            items = self._sum(user, *to_item, scale, self.size)
+            user = users.add_(user_in, alpha=scale)
+            item = items.add_(item_in, alpha=scale)
+        return user, item
+
+    def _sum(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_weight: Tensor,
+        scale: float,
+        size: tuple[int, int],
+    ) -> Tensor:
+        weight = edge_weight if scale == 1 else edge_weight * scale
+        out: Tensor = self.conv((x, None), edge_index, weight, size=size)
+        return out
 
     def __repr__(self) -> str:
         return (
@@ -473,3 +494,15 @@ def _hardest(user: Tensor, item_emb: Tensor, index: Tensor) -> Tensor:
         return index.squeeze(1)
     score = torch.einsum('bd,bsd->bs', user, F.embedding(index, item_emb))
     return index.gather(1, score.argmax(dim=1, keepdim=True)).squeeze(1)
+
+
+def _fill_masks(
+    xs: list[Tensor], masks: list[Tensor | None]
+) -> list[Tensor] | None:
+    r"""Returns no masks at all if there is none."""
+    if all(mask is None for mask in masks):
+        return None
+    return [
+        x.new_ones(x.size(0), dtype=torch.bool) if mask is None else mask
+        for x, mask in zip(xs, masks, strict=True)
+    ]

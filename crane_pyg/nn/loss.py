@@ -59,14 +59,14 @@ def info_nce_loss(
             node that occurs twice is no negative of itself. All differ if
             not given. (default: :obj:`None`)
     """
-    logits = F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).t() / temperature
+    x, y = F.normalize(x, dim=-1) / temperature, F.normalize(y, dim=-1)
+    logits = x @ y.t()
     if index is not None:
         same = (index.unsqueeze(0) == index.unsqueeze(1)).fill_diagonal_(False)
-        logits = logits.masked_fill(same, float('-inf'))
-    target = torch.arange(x.size(0), device=x.device)
-    return 0.5 * (
-        F.cross_entropy(logits, target) + F.cross_entropy(logits.t(), target)
-    )
+        logits = logits.masked_fill_(same, float('-inf'))
+    # Both directions read the same logits, none of which is transposed:
+    total = logits.logsumexp(dim=0) + logits.logsumexp(dim=1)
+    return (0.5 * total - logits.diagonal()).mean()
 
 
 def _check_temperature(temperature: float) -> None:

@@ -1,5 +1,5 @@
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,23 @@ def _at_least_single(x: Tensor) -> Tensor:
     return x.float() if half else x
 
 
+class _Gram(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(z)
+        return z.t() @ z
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401
+        (z,) = ctx.saved_tensors
+        out: Tensor = z @ (grad + grad.t())  # One product instead of two.
+        return out
+
+
+# PyTorch leaves `Function.apply` untyped:
+_gram: Callable[[Tensor], Tensor] = _Gram.apply
+
+
 def covariance(x: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""The covariance :math:`(M d, M d)` of all columns of all modalities.
 
@@ -57,7 +74,7 @@ def covariance(x: Tensor, mask: Tensor | None = None) -> Tensor:
     z = centred.transpose(0, 1).flatten(start_dim=1)
     # A sum over the rows of a catalogue is beyond what half precision holds:
     with torch.autocast(x.device.type, enabled=False):
-        return z.t() @ z / max(z.size(0), 1)
+        return _gram(z) / max(z.size(0), 1)
 
 
 def cross_correlation(

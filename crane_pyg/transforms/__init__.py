@@ -6,11 +6,13 @@ from crane_pyg.transforms.dual_graph import BuildDualGraph
 from crane_pyg.transforms.knn import knn_item_graph, merge_item_graphs
 from crane_pyg.transforms.norm import row_norm, symmetric_norm
 from crane_pyg.transforms.profile import AddUserProfiles, user_profiles
+from crane_pyg.transforms.reduce import ReduceFeatures
 
 __all__ = [
     'AddUserProfiles',
     'BuildDualGraph',
     'DegreeDropEdges',
+    'ReduceFeatures',
     'co_rated_graph',
     'degree_drop',
     'knn_item_graph',
@@ -20,5 +22,5 @@ __all__ = [
     'user_profiles',
 ]
 
-classes = __all__[:3]
-functions = __all__[3:]
+classes = __all__[:4]
+functions = __all__[4:]

@@ -253,6 +253,14 @@ def test_covariance():
     torch.testing.assert_close(covariance(x, full), expected)
 
 
+@pytest.mark.parametrize('masked', [False, True])
+def test_covariance_gradient(masked):
+    x = torch.randn(2, 5, 3, dtype=torch.double, requires_grad=True)
+    mask = torch.rand(2, 5) > 0.3 if masked else None
+    assert torch.autograd.gradcheck(lambda x: covariance(x, mask), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: covariance(x, mask), (x,))
+
+
 @pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16])
 def test_covariance_is_single_precision(dtype):
     # The sum over all rows is beyond the range of half precision.

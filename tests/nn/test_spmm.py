@@ -132,3 +132,33 @@ def test_spmm_raises():
     edge_index._indptr = edge_index._T_indptr
     with pytest.raises(ValueError, match=r'5 cached pointers \(got 7\)'):
         spmm(edge_index, x)
+
+
+@pytest.mark.parametrize('sort_order', ['row', 'col'])
+@pytest.mark.parametrize('weighted', [False, True])
+def test_spmm_sums_bags_in_single_precision(sort_order, weighted):
+    edge_index = random_graph(sort_order)
+    weight = torch.rand(NUM_EDGES) if weighted else None
+    # Every other column, which no kernel takes as it is:
+    x = torch.randn(NUM_SRC, 16)[:, ::2].requires_grad_()
+    adj = to_dense(edge_index, weight).float()
+
+    out = spmm(edge_index, x, weight)
+    torch.testing.assert_close(out, adj.t() @ x)
+    grad_out = torch.randn(8, NUM_DST).t()
+    grad = torch.autograd.grad(out, x, grad_out)[0]
+    torch.testing.assert_close(grad, adj @ grad_out)
+
+
+@pytest.mark.parametrize('num_channels', [0, 3])
+def test_spmm_in_single_precision_without_edges(num_channels):
+    edge_index = EdgeIndex(
+        torch.empty(2, 0, dtype=torch.long),
+        sparse_size=(NUM_SRC, NUM_DST),
+        sort_order='col',
+    )
+    x = torch.randn(NUM_SRC, num_channels, requires_grad=True)
+    out = spmm(edge_index, x)
+    assert torch.equal(out, torch.zeros(NUM_DST, num_channels))
+    out.sum().backward()
+    assert not x.grad.any()

@@ -1,0 +1,224 @@
+r"""What the scripts on speed, memory and scale share.
+
+python benchmark/measure.py          # print the tables of what they kept
+python benchmark/measure.py --write  # and put them into the README
+"""
+
+import argparse
+import ctypes
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch_geometric
+from torch_geometric.data import HeteroData
+
+import crane_pyg
+from crane_pyg.checkpoint import replacing
+
+FOLDER = Path(__file__).parent
+README = FOLDER.parent / 'README.md'
+RESULTS = FOLDER / 'results' / 'speed'
+BEGIN, END = '<!-- speed:begin -->', '<!-- speed:end -->'
+SPORTS = (35_598, 18_357, 218_409)  # Users, items, training pairs.
+Row = dict[str, object]
+
+
+def main() -> None:
+    """Prints the tables, and writes them where asked to."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--write', action='store_true')
+    parser.add_argument('--results', type=Path, default=RESULTS)
+    args = parser.parse_args()
+    files = [args.results / f'{n}.json' for n in ('speed', 'memory', 'scaling')]
+    records = [json.loads(f.read_text()) for f in files if f.exists()]
+    text = '\n\n'.join(table(record) for record in records)
+    print(text)
+    if args.write:
+        readme = README.read_text()
+        head, tail = readme.split(BEGIN)[0], readme.split(END)[1]
+        with replacing(README) as temp:
+            temp.write_text(f'{head}{BEGIN}\n{text}\n{END}{tail}')
+
+
+def get_parser(doc: str | None) -> argparse.ArgumentParser:
+    """The arguments that all scripts take."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--results', type=Path, default=RESULTS)
+    parser.add_argument('--note', default='', help='what else the machine did')
+    return parser
+
+
+def medians(
+    runs: dict[str, Callable[[], object]], repeats: int = 7
+) -> dict[str, float]:
+    """The median seconds of each, taken in turns after one turn unmeasured."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for n in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if n > 0:
+                times[name].append(time.perf_counter() - start)
+    return {name: median(values) for name, values in times.items()}
+
+
+def row(
+    name: str,
+    value: float,
+    unit: str,
+    target: float | None = None,
+    detail: str = '',
+) -> Row:
+    """One line of a table; a target is met by what is not above it."""
+    return {
+        'name': name,
+        'value': value,
+        'unit': unit,
+        'target': target,
+        'detail': detail,
+    }
+
+
+def table(record: dict[str, object]) -> str:
+    """The table of one script."""
+    lines = [
+        '| what | measured | target | met | |',
+        '| --- | --- | --- | --- | --- |',
+    ]
+    for line in record['rows']:
+        met, target = '-', '-'
+        if line['target'] is not None:
+            target = f'{line["target"]:.3g} {line["unit"]}'
+            met = 'yes' if line['value'] <= line['target'] else '**missed**'
+        value = f'{line["value"]:.3g} {line["unit"]}'
+        cells = [line['name'], value, target, met, line['detail']]
+        lines.append(f'| {" | ".join(cells)} |')
+    facts = ['revision', 'date', 'threads', 'load', 'torch', 'torch_geometric']
+    text = '; '.join(f'{key} {record[key]}' for key in facts)
+    note = f'; {record["note"]}' if record['note'] else ''
+    body = '\n'.join(lines)
+    return f'**{record["title"]}**\n\n{body}\n\n<sub>{text}{note}</sub>'
+
+
+def save(
+    args: argparse.Namespace, name: str, title: str, rows: list[Row]
+) -> None:
+    """Keeps the rows with all that is needed to repeat them, and prints."""
+    git = ['git', 'describe', '--always', '--dirty']
+    record = {
+        'title': title,
+        'rows': rows,
+        'revision': subprocess.check_output(git, text=True, cwd=FOLDER).strip(),
+        'date': time.strftime('%Y-%m-%d'),
+        'threads': args.threads,
+        'cpus': os.cpu_count(),
+        'load': round(os.getloadavg()[1], 1),
+        'note': args.note,
+        'crane_pyg': crane_pyg.__version__,
+        'torch': torch.__version__,
+        'torch_geometric': torch_geometric.__version__,
+        'python': platform.python_version(),
+    }
+    args.results.mkdir(parents=True, exist_ok=True)
+    with replacing(args.results / f'{name}.json') as temp:
+        temp.write_text(json.dumps(record, indent=1) + '\n')
+    draw(args.results / f'{name}.png', title, rows)
+    print(table(record))
+
+
+def draw(path: Path, title: str, rows: list[Row]) -> None:
+    """A bar for each target: how many times it the figure is."""
+    from matplotlib.figure import Figure  # Of use for pictures only.
+
+    rows = [line for line in rows if line['target'] is not None][::-1]
+    figure = Figure(figsize=(8, 1 + 0.35 * len(rows)), layout='constrained')
+    axis = figure.add_subplot()
+    ratios = [line['value'] / line['target'] for line in rows]
+    colors = ['tab:green' if ratio <= 1 else 'tab:red' for ratio in ratios]
+    axis.barh([line['name'] for line in rows], ratios, color=colors)
+    axis.axvline(1, color='black')
+    axis.set_xscale('log')
+    axis.set_xlabel('measured / target')
+    axis.set_title(title)
+    with replacing(path) as temp, temp.open('wb') as file:
+        figure.savefig(file, format='png')
+
+
+def fake_graph(
+    num_users: int, num_items: int, num_pairs: int, seed: int = 0
+) -> HeteroData:
+    """Pairs that favor some users and items, as people do, and held-out ones
+    for every user.
+    """
+    rng = torch.Generator().manual_seed(seed)
+
+    def draw_index(num: int, size: int) -> torch.Tensor:
+        share = torch.rand(num, generator=rng, dtype=torch.double)
+        return (share.square() * size).long()
+
+    num_draws = 2 * num_pairs
+    pair = draw_index(num_draws, num_users) * num_items
+    pair = (pair + draw_index(num_draws, num_items)).unique()
+    order = torch.randperm(pair.numel(), generator=rng)[:num_pairs]
+    pair = pair[order.sort()[0]]
+    data = HeteroData()
+    data['user'].num_nodes, data['item'].num_nodes = num_users, num_items
+    rates = data['user', 'rates', 'item']
+    rates.edge_index = torch.stack([pair // num_items, pair % num_items])
+    users = torch.arange(num_users)
+    held_out = draw_index(num_users, num_items)
+    rates.test_edge_label_index = torch.stack([users, held_out])
+    return data
+
+
+def set_features(data: HeteroData, sizes: dict[str, int], seed: int = 0) -> int:
+    """Replaces the features by random ones, and returns their bytes."""
+    rng = torch.Generator().manual_seed(seed)
+    num_items, total = data['item'].num_nodes, 0
+    for name, size in sizes.items():
+        x = torch.randn(num_items, size, generator=rng)
+        data['item'][f'x_{name}'] = x
+        total += x.nbytes
+    return total
+
+
+def slope(x: list[float], y: list[float]) -> float:
+    """The exponent of the power law through the points."""
+    xs, ys = ([math.log(value) for value in values] for values in (x, y))
+    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    above = sum(
+        (a - mean_x) * (b - mean_y) for a, b in zip(xs, ys, strict=True)
+    )
+    return above / sum((a - mean_x) ** 2 for a in xs)
+
+
+def reset_peak() -> int:
+    """Makes the present memory of this process its peak, and returns it
+    (Linux only).
+    """
+    # What is free already, but kept for later, is no need of what follows:
+    ctypes.CDLL(None).malloc_trim(0)
+    Path('/proc/self/clear_refs').write_text('5')
+    return memory('VmRSS')
+
+
+def memory(key: str) -> int:
+    """The peak (`VmHWM`) or present (`VmRSS`) memory in bytes (Linux only)."""
+    lines = Path('/proc/self/status').read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f'{key}:'))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,306 @@
+r"""Measures the speed of CRANE beside others', in one process, in turns.
+
+python benchmark/speed.py
+"""
+
+import copy
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+
+import faiss
+import torch
+from measure import (
+    SPORTS,
+    Row,
+    fake_graph,
+    get_parser,
+    medians,
+    row,
+    save,
+    set_features,
+)
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.nn.models import LightGCN
+
+import crane_pyg.transforms as T
+from crane_pyg.nn import CRANE
+from crane_pyg.ranking import evaluate
+from crane_pyg.sampling import sample_negatives
+
+SIZES, CHANNELS, BATCH_SIZE = {'image': 4096, 'text': 384}, 64, 2048
+CHANNELS_KEPT = 128
+IMPORT = """
+import time, torch, torch_geometric.nn, torch_geometric.transforms
+import torch_geometric.datasets, torch_geometric.metrics
+start = time.perf_counter()
+import crane_pyg.nn, crane_pyg.transforms, crane_pyg.datasets, crane_pyg.ranking
+print(time.perf_counter() - start)
+"""
+
+
+def main() -> None:
+    """Measures everything, and keeps it."""
+    parser = get_parser(__doc__)
+    parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument('--knn-rows', type=int, default=4096)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    faiss.omp_set_num_threads(args.threads)
+    torch.manual_seed(0)
+
+    data = fake_graph(*SPORTS)
+    set_features(data, {'image': 64, 'text': 32})
+    data = T.BuildDualGraph()(data)
+    set_features(data, SIZES)
+    rows = [
+        *steps(data, args.repeats),
+        *parts(data, args.repeats),
+        *knn(args.knn_rows, args.repeats),
+        *rankings(data, args.repeats),
+        imports(args.repeats),
+    ]
+    title = 'Speed on fake data of the size of Amazon Sports'
+    save(args, 'speed', title, rows)
+
+
+def batch(data: HeteroData) -> tuple[Tensor, Tensor, Tensor]:
+    """The users, items and negatives of one mini-batch."""
+    pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
+    pairs = pairs[:, torch.randperm(pairs.size(1))[:BATCH_SIZE]]
+    return *pairs, torch.randint(data['item'].num_nodes, (BATCH_SIZE, 4))
+
+
+def make_crane(data: HeteroData) -> CRANE:
+    """The model with its defaults."""
+    num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
+    sizes = {name: data['item'][f'x_{name}'].size(1) for name in SIZES}
+    return CRANE(num_users, num_items, sizes, CHANNELS)
+
+
+def crane_step(model: CRANE, data: HeteroData) -> Callable[[], object]:
+    """A whole step of CRANE."""
+    pairs = batch(data)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model.loss(model(data), *pairs).backward()
+        optimizer.step()
+
+    return step
+
+
+def lightgcn_step(data: HeteroData) -> Callable[[], object]:
+    """A whole step as in the example of PyG, on a plain `edge_index`."""
+    num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
+    user, item = data['user', 'rates', 'item'].edge_index.as_tensor()
+    edge_index = torch.stack([user, item + num_users])
+    edge_index = torch.cat([edge_index, edge_index.flip(0)], dim=1)
+    model = LightGCN(num_users + num_items, CHANNELS, num_layers=2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+    users, items, negatives = batch(data)
+    label = torch.stack([users, items + num_users])
+    negative = torch.stack([users, negatives[:, 0] + num_users])
+    label = torch.cat([label, negative], dim=1)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        positive_rank, negative_rank = model(edge_index, label).chunk(2)
+        model.recommendation_loss(
+            positive_rank, negative_rank, node_id=label.unique()
+        ).backward()
+        optimizer.step()
+
+    return step
+
+
+def steps(data: HeteroData, repeats: int) -> list[Row]:
+    """Whole steps, and what stands between them."""
+    dropped = T.DegreeDropEdges(0.8)(data)
+    reduced = T.ReduceFeatures(CHANNELS_KEPT)(copy.copy(data))
+    pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
+    num_batches = -(-pairs.size(1) // BATCH_SIZE)
+    num_items = data['item'].num_nodes
+    times = medians(
+        {
+            'lightgcn': lightgcn_step(data),
+            'full': crane_step(make_crane(data), data),
+            'dropped': crane_step(make_crane(data), dropped),
+            'reduced': crane_step(make_crane(reduced), reduced),
+            'epoch': lambda: (
+                sample_negatives(pairs, num_items, 4),
+                T.DegreeDropEdges(0.8)(data),
+                torch.randperm(pairs.size(1)),
+            ),
+        },
+        repeats,
+    )
+    base, out = times['lightgcn'], []
+    for name, key in [
+        ('all edges', 'full'),
+        ('a fifth of them', 'dropped'),
+        (f'all edges, `ReduceFeatures({CHANNELS_KEPT})`', 'reduced'),
+    ]:
+        detail = f'{times[key] * 1e3:.0f} ms against {base * 1e3:.0f} ms'
+        ratio = times[key] / base
+        text = f'step over {name} / step of LightGCN'
+        out.append(row(text, ratio, 'x', 0.5, detail))
+    share = times['epoch'] / num_batches / times['dropped']
+    detail = f'{times["epoch"] * 1e3:.0f} ms an epoch of {num_batches} steps'
+    name = 'sampling and edge dropping / step'
+    return [*out, row(name, 100 * share, '%', 5, detail)]
+
+
+def ceilings(repeats: int) -> tuple[float, float]:
+    """FLOPs a second of a matrix product, bytes a second of a copy."""
+    x, y = torch.randn(2, 2048, 2048)
+    big = torch.randn(2**26)
+    other = torch.empty_like(big)
+    times = medians(
+        {'flops': lambda: x @ y, 'bytes': lambda: other.copy_(big)}, repeats
+    )
+    return 2 * 2048**3 / times['flops'], 2 * big.nbytes / times['bytes']
+
+
+def backward(run: Callable[[], Tensor]) -> Callable[[], object]:
+    """Forward and backward, by a gradient of ones."""
+
+    def both() -> None:
+        out = run()
+        out.backward(torch.ones_like(out))
+
+    return both
+
+
+def parts(data: HeteroData, repeats: int) -> list[Row]:
+    """The parts of a step, forward and backward, each above its floor."""
+    model = make_crane(data)
+    num_users, num_items = model.size
+    d, num_modalities = CHANNELS, len(SIZES)
+    width, wide = d * (1 + num_modalities), d * num_modalities
+    graphs = model._graphs(data)
+    adj, _, similar = graphs
+    streams = [torch.randn(num_items, d, requires_grad=True) for _ in range(2)]
+    user = torch.randn(num_users, width, requires_grad=True)
+    item = torch.randn(num_items, width, requires_grad=True)
+    out = model(data)
+    leaves = [x.detach().requires_grad_() for x in out]
+    out = type(out)(*leaves)
+    pairs = batch(data)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    for weight in model.parameters():
+        weight.grad = torch.randn_like(weight)
+
+    def project() -> Tensor:
+        xs = [model.encoder[f'x_{m}'](data['item'][f'x_{m}']) for m in SIZES]
+        return torch.cat(xs, dim=-1)
+
+    def propagate() -> Tensor:
+        profile = model._profile(item[:, d:], graphs[1][0])
+        x, y = model._propagate(user, item, *graphs[:2])
+        y = y + model.conv((item, None), *similar)
+        return torch.cat([x.view(-1), y.view(-1), profile.view(-1)])
+
+    runs = {
+        'projection': backward(project),
+        'RCA': backward(lambda: torch.cat(model.rca(streams), dim=-1)),
+        'propagation': backward(propagate),
+        'loss': backward(lambda: model.loss(out, *pairs)),
+        'optimizer': optimizer.step,
+    }
+    flops, speed = ceilings(repeats)
+    times = medians(runs, repeats)
+    nodes, num_edges = num_users + num_items, adj[0].size(1)
+    # Reads of each edge's row and weight, and one write of each output row:
+    one_pass = num_edges * (4 * width + 12)
+    spmm = 4 * one_pass + 2 * 4 * width * nodes
+    spmm += num_edges * (4 * wide + 12) + 4 * wide * num_users
+    spmm += similar[0].size(1) * (4 * width + 12) + 4 * width * num_items
+    num_weights = sum(weight.numel() for weight in model.parameters())
+    first = num_items * sum(SIZES.values()) * d
+    second = num_items * wide * d
+    contrast = 2 * 1024**2 * d
+    floors = {
+        'projection': 2 * (2 * first + 3 * second) / flops,
+        'RCA': 2 * (2 * num_items * wide**2 + 6 * second) / flops,
+        'propagation': 2 * spmm / speed,
+        'loss': 2 * 3 * contrast / flops + 4 * width * nodes / speed,
+        'optimizer': 7 * 4 * num_weights / speed,
+    }
+    lines = [
+        row(
+            f'{name} / its floor',
+            seconds / floors[name],
+            'x',
+            3,
+            f'{seconds * 1e3:.0f} ms against {floors[name] * 1e3:.1f} ms',
+        )
+        for name, seconds in times.items()
+    ]
+    text = f'{flops / 1e9:.0f} GFLOP/s, {speed / 1e9:.1f} GB/s'
+    lines[0]['detail'] += f' (ceilings: {text})'
+    return lines
+
+
+def knn(num_rows: int, repeats: int) -> list[Row]:
+    """The exact item graph against faiss."""
+    x = torch.randn(num_rows, SIZES['image'])
+    unit = torch.nn.functional.normalize(x, dim=1).numpy()
+
+    def search() -> None:
+        index = faiss.IndexFlatIP(unit.shape[1])
+        index.add(unit)
+        index.search(unit, 11)
+
+    runs = {'ours': lambda: T.knn_item_graph(x, 10), 'faiss': search}
+    times = medians(runs, repeats)
+    detail = f'{times["ours"]:.2f} s, {num_rows:,} x {SIZES["image"]}'
+    ratio = times['ours'] / times['faiss']
+    return [row('kNN graph / faiss', ratio, 'x', 1, detail)]
+
+
+@torch.no_grad()
+def rankings(data: HeteroData, repeats: int) -> list[Row]:
+    """Full rankings of all users."""
+    model = make_crane(data).eval()
+    rates = data['user', 'rates', 'item']
+    held_out, seen = rates.test_edge_label_index, rates.edge_index.as_tensor()
+    plain = [torch.randn(size, CHANNELS) for size in model.size]
+
+    def full() -> None:
+        out = model(data)
+        neighbors = model.neighborhood(data, out)
+        evaluate(*out[:2], held_out, seen, neighbors=neighbors)
+
+    def alone() -> None:
+        evaluate(*plain, held_out, seen)
+
+    times = medians({'full': full, 'alone': alone}, repeats)
+    return [
+        row('ranking of all users, 64 channels', times['alone'], 's', 1.5),
+        row(
+            'the same of CRANE, neighborhood and its graphs included',
+            times['full'],
+            's',
+            1.5,
+            '192 channels',
+        ),
+    ]
+
+
+def imports(repeats: int) -> Row:
+    """What an import costs beyond PyTorch and PyG."""
+    command = [sys.executable, '-W', 'ignore', '-c', IMPORT]
+    runs = [
+        float(subprocess.check_output(command, text=True))
+        for _ in range(repeats)
+    ]
+    seconds = statistics.median(runs)
+    return row('import beyond PyTorch and PyG', 1e3 * seconds, 'ms', 50)
+
+
+if __name__ == '__main__':
+    main()

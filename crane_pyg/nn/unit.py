@@ -1,0 +1,48 @@
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+EPS: Final = 1e-12
+
+
+class _Unit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = norm.clamp(min=EPS).reciprocal_()
+        out: Tensor = x * scale
+        ctx.save_for_backward(out, scale, norm)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401
+        out, scale, norm = ctx.saved_tensors
+        # A vector that is as good as zero is only multiplied:
+        along = (grad * out).sum(dim=-1, keepdim=True) * (norm > EPS)
+        across: Tensor = grad.addcmul(out, along, value=-1)
+        return across.mul_(scale)
+
+
+# PyTorch leaves `Function.apply` untyped:
+_apply: Callable[[Tensor], Tensor] = _Unit.apply
+
+
+def unit(x: Tensor) -> Tensor:
+    r"""Scales vectors to unit length, as
+    :func:`torch.nn.functional.normalize` does along the last dimension, in
+    fewer passes over memory. It is differentiable once.
+
+    .. math::
+        \mathbf{y} = \frac{\mathbf{x}}{\max(\| \mathbf{x} \|, \epsilon)},
+        \qquad \frac{\partial \mathcal{L}}{\partial \mathbf{x}} =
+        \frac{\mathbf{g} - (\mathbf{g}^{\top} \mathbf{y}) \mathbf{y}}
+        {\| \mathbf{x} \|}
+
+    Args:
+        x (torch.Tensor): The vectors :math:`(*, d)`.
+    """
+    return _apply(x)
