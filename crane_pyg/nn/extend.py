@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import Parameter
+from torch_geometric.data import HeteroData
+
+from crane_pyg.transforms import row_norm
+from crane_pyg.transforms._utils import as_plain
+
+if TYPE_CHECKING:
+    from crane_pyg.nn.crane import CRANE
+
+
+def extend(model: CRANE, data: HeteroData) -> CRANE:
+    r"""Returns a copy of a model for more users and items, see
+    :meth:`~crane_pyg.nn.CRANE.extend`.
+    """
+    user, _, item = model.edge_type
+    size = (data[user].num_nodes, data[item].num_nodes)
+    for name, value, least in [
+        ('num_users', size[0], model.num_users),
+        ('num_items', size[1], model.num_items),
+    ]:
+        if value < least:
+            raise ValueError(
+                f"'{name}' of 'data' needs to be at least {least}, the number "
+                f'of the model (got {value})'
+            )
+    model = copy.deepcopy(model).eval()
+    model.num_new_items += size[1] - model.num_items
+    model.num_users, model.num_items = model.size = size
+    model._arguments.update(
+        num_users=size[0],
+        num_items=size[1],
+        num_new_items=model.num_new_items,
+    )
+    for name, weight in model.preference.items():
+        model.preference[name] = _pad(weight, size[0])
+    if model.user_id is not None and model.item_id is not None:
+        model.user_id = _pad(model.user_id, size[0])
+        model.item_id = _pad(model.item_id, size[1])
+    return model
+
+
+def _pad(weight: Parameter, num_rows: int) -> Parameter:
+    with torch.no_grad():
+        value = F.pad(weight, (0, 0, 0, num_rows - weight.size(0)))
+    return Parameter(value, requires_grad=weight.requires_grad)
+
+
+def lend(
+    x: Tensor,
+    edge_index: Tensor,
+    edge_weight: Tensor,
+    num_new: int,
+    share: float,
+) -> Tensor:
+    r"""Mixes each of the last rows, those of new items, with the mean of those
+    of its neighbors that are not new, weighted by the edges, if there are any.
+    """
+    num_old = x.size(0) - num_new
+    src, dst = as_plain(edge_index)
+    keep = (src < num_old) & (dst >= num_old)
+    edge_index, size = torch.stack([src, dst])[:, keep], x.size(0)
+    weight = row_norm(edge_index, size, size, edge_weight[keep])
+    src, dst = edge_index
+    own = torch.ones_like(x[:, :1]).index_fill(0, dst, 1.0 - share)
+    weight = share * weight.unsqueeze(-1).to(x.dtype)
+    return (own * x).index_add(0, dst, weight * x[src])
