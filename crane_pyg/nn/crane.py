@@ -406,14 +406,14 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         :func:`~crane_pyg.transforms.attach_items` and
         :func:`~crane_pyg.transforms.attach_users`. Nothing is trained.
 
-        What the model learned of each user and each item is zero for the new
-        ones. Hence a new user is embedded by the profile and the messages of
-        their items, and a new item :math:`i` by its features, which meet the
-        statistics of :class:`RCA` that were stored in training, and by the
-        message of the item graph, the IDs of its neighbors included. No user
-        sends it anything. In place of that, it is mixed with what its
-        neighbors among the other items :math:`\mathcal{N}(i)` are embedded by,
-        if there are any:
+        The IDs of the new ones are zero. The preference of a new user has the
+        direction of the profile, and the length that preferences have in the
+        mean; the items of the user send their messages as to everyone. A new
+        item :math:`i` is embedded by its features, which meet the statistics of
+        :class:`RCA` that were stored in training, and by the message of the
+        item graph, the IDs of its neighbors included. No user sends it
+        anything. In place of that, it is mixed with the embeddings of its
+        neighbors among the other items :math:`\mathcal{N}(i)`, if any:
 
         .. math::
             \mathbf{x}_i \leftarrow (1 - \lambda) \, \mathbf{x}_i + \lambda
@@ -429,7 +429,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 new users and items last.
 
         Raises:
-            ValueError: If :obj:`data` has fewer users or items than the model.
+            ValueError: If :obj:`data` has fewer users or items than the model,
+                or new users and not what the forward pass needs.
         """
         return extend(self, data)
 

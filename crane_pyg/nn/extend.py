@@ -31,6 +31,7 @@ def extend(model: CRANE, data: HeteroData) -> CRANE:
                 f"'{name}' of 'data' needs to be at least {least}, the number "
                 f'of the model (got {value})'
             )
+    num_users = model.num_users
     model = copy.deepcopy(model).eval()
     model.num_new_items += size[1] - model.num_items
     model.num_users, model.num_items = model.size = size
@@ -44,7 +45,23 @@ def extend(model: CRANE, data: HeteroData) -> CRANE:
     if model.user_id is not None and model.item_id is not None:
         model.user_id = _pad(model.user_id, size[0])
         model.item_id = _pad(model.item_id, size[1])
+    if size[0] > num_users:
+        _set_preference(model, data, num_users)
     return model
+
+
+@torch.no_grad()
+def _set_preference(model: CRANE, data: HeteroData, num_old: int) -> None:
+    r"""Gives new users the direction of their profiles, in place.
+
+    Left at zero, it would be the sign of the gate that says where they point.
+    """
+    _, (to_user, _), _ = model._graphs(data)
+    xs = model._encode_items(data)
+    for weight, x in zip(model.preference.values(), xs, strict=True):
+        profile = model._profile(x, to_user)[num_old:]
+        norm = weight[:num_old].norm(dim=-1).mean()
+        weight[num_old:] = norm * F.normalize(profile, dim=-1)
 
 
 def _pad(weight: Parameter, num_rows: int) -> Parameter:

@@ -189,6 +189,44 @@ def test_extend_items_without_modality():
     assert (score[:, NUM_OLD + 1] != 0).all()
 
 
+@pytest.mark.parametrize('kwargs', ARGUMENTS)
+def test_extend_embeds_new_users(kwargs):
+    data, _ = get_data(missing_rate=0.2)
+    histories = [torch.tensor([1, 5, 8]), torch.tensor([2])]
+    whole = T.attach_users(data, histories, T.BuildDualGraph(k=3))
+    model = get_model(data, **{**kwargs, 'num_layers': 0}).eval()
+    if model.gate is not None:  # A user is not to point away from the items.
+        model.gate.data = -model.gate.data.abs()
+    streams = copy.deepcopy(model)
+    streams.num_item_layers = 0
+    items = streams(data).item.split(CHANNELS, dim=1)
+    extended = model.extend(whole)
+    users = extended(whole).user.split(CHANNELS, dim=1)
+    if model.user_id is not None:
+        assert not users[0][NUM_USERS:].any()
+        items, users = items[1:], users[1:]
+    for name, x, user in zip(SIZES, items, users, strict=True):
+        weight = model.preference[f'x_{name}'].detach()
+        padded = extended.preference[f'x_{name}']
+        assert torch.equal(padded[:NUM_USERS], weight)
+        for n, history in enumerate(histories, start=NUM_USERS):
+            mean = x[history].mean(dim=0)
+            assert padded[n] @ mean > 0
+            assert_close(padded[n].norm(), weight.norm(dim=1).mean())
+            assert_close(user[n], mean / mean.norm())
+
+
+def test_extend_recommends_to_new_users():
+    data, _ = get_data()
+    user, item = data[RATES].edge_index.as_tensor()
+    history = item[user == 7]
+    whole = T.attach_users(data, [history], T.BuildDualGraph(k=3))
+    extended = get_model(data).extend(whole)
+    top = extended.recommend(whole, torch.tensor([NUM_USERS]), k=10)[0]
+    assert top.unique().numel() == 10
+    assert not torch.isin(top, history).any()
+
+
 def test_extend_is_kept(tmp_path):
     data, whole = get_data()
     extended = get_model(data).extend(whole)
