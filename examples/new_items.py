@@ -49,7 +49,7 @@ for _ in range(args.epochs):
         loss = model.loss(model(data), *pairs[:, index], negative[index])
         loss.backward()
         optimizer.step()
-print(f'{model} is trained')
+print(f'Trained: {model}')
 
 # Now they come, and are ranked among themselves by what they look and read
 # like. What users had of them tells how well:
@@ -60,9 +60,9 @@ with torch.no_grad():
 old = torch.cartesian_prod(torch.arange(num_users), torch.arange(num_old)).t()
 neighbors = model.neighborhood(data, out)
 metrics = evaluate(out.user, out.item, later, old, neighbors=neighbors)
-print(f'{model} ranks the {num_items - num_old} new items, too:')
+print(f'Extended: {model}')
 print(
-    f'Recall@10 {metrics["recall@10"]:.3f}, where chance has '
+    f'Recall@10 of the new items {metrics["recall@10"]:.3f}, where chance has '
     f'{10 / (num_items - num_old):.3f}'
 )
 
@@ -71,7 +71,8 @@ history = torch.tensor([3, 141, 59])
 data = T.attach_users(data, [history])
 model = model.extend(data)
 top = model.recommend(data, torch.tensor([num_users]), k=10)[0]
-print(f'A new user had items {history.tolist()}; top 10: {top.tolist()}')
+print(f'A new user had items {history.tolist()}')
+print(f'Top 10: {top.tolist()}')
 
 # An item that nobody described: it scores zero for everyone, and says so.
 blank = {'image': torch.full((1, 64), float('nan'))}

@@ -178,8 +178,8 @@ def _check_new(
     lacking = (~torch.stack(has).any(dim=0)).nonzero().view(-1).tolist()
     if len(lacking) > 0:
         warnings.warn(
-            f'{len(lacking)} of {num_new} new items lack every modality, and '
-            f'get no neighbors (got rows {lacking[:5]})',
+            f'{len(lacking)} of {num_new} new items lack every modality '
+            f'(got rows {lacking[:5]})',
             UserWarning,
             stacklevel=3,
         )

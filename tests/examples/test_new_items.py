@@ -37,11 +37,11 @@ def test_new_items_runs():
     assert 'fake data' in out
     assert 'CRANE(600, 400, ' in out
     recall, chance = map(
-        float, re.search(r'@10 (\d\.\d+), .* has (\d\.\d+)', out).groups()
+        float, re.search(r'@10 .* (\d\.\d+), .* (\d\.\d+)\n', out).groups()
     )
     assert chance == 0.25
     assert chance < recall <= 1
-    top = re.search(r'items \[3, 141, 59\]; top 10: \[(.*)\]', out)[1]
+    top = re.search(r'items \[3, 141, 59\]\nTop 10: \[(.*)\]', out)[1]
     top = [int(item) for item in top.split(', ')]
     assert len(set(top)) == 10
     assert not set(top) & {3, 141, 59}
