@@ -158,6 +158,7 @@ def test_attach_items_of_other_types():
         one[edge_type].edge_index = one[RATES].edge_index
         one['product', 'in', 'shop'].edge_index = torch.tensor([[0], [0]])
         one['shop'].num_nodes = 1
+        one['member', 'knows', 'member'].edge_index = torch.tensor([[0], [1]])
         for key in names:
             del one[key]
         del one[RATES]
