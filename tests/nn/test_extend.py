@@ -6,7 +6,9 @@ import torch
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
+from crane_pyg.explain import explain_scores
 from crane_pyg.nn import CRANE
+from crane_pyg.pair_scores import PairScores
 
 RATES = ('user', 'rates', 'item')
 SIMILAR = ('item', 'similar_to', 'item')
@@ -225,6 +227,23 @@ def test_extend_recommends_to_new_users():
     top = extended.recommend(whole, torch.tensor([NUM_USERS]), k=10)[0]
     assert top.unique().numel() == 10
     assert not torch.isin(top, history).any()
+
+
+def test_extend_scores_of_new_items_are_explained():
+    data, whole = get_data()
+    extended = get_model(data).extend(whole)
+    with torch.no_grad():
+        out = extended(whole)
+    users = torch.tensor([3])
+    score = out.user[users] @ out.item.t()
+    score = extended.neighborhood(whole, out).add_to(score, users)[0]
+    new = torch.arange(NUM_OLD, NUM_OLD + NUM_NEW)
+    parts = explain_scores(extended, whole, 3, new)
+    assert_close(parts.score, score[new])
+    assert_close(sum(parts.parts.values()), score[new])
+    pairs = PairScores(extended, whole)
+    pair = torch.stack([torch.full_like(new, 3), new])
+    assert_close(pairs(*pairs.inputs(), edge_label_index=pair), score[new])
 
 
 def test_extend_is_kept(tmp_path):
