@@ -12,6 +12,7 @@ from torch_geometric.utils import degree
 
 from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn.conv import CRANEConv
+from crane_pyg.nn.extend import extend, lend
 from crane_pyg.nn.features import FeatureCache
 from crane_pyg.nn.loss import info_nce_loss
 from crane_pyg.nn.pretrained import PretrainedMixin
@@ -104,6 +105,11 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             are those of nearest neighbors by the embeddings of the model.
             (default: :obj:`7.0` for each of :obj:`"co_rated"`,
             :obj:`item_edge` and :obj:`"refined"`)
+        num_new_items (int, optional): The number of items, the last ones, that
+            are not trained, see :meth:`extend`. (default: :obj:`0`)
+        neighbor_share (float, optional): The share :math:`\lambda` of its
+            neighbors in the embedding of a new item, see :meth:`extend`.
+            (default: :obj:`0.8`)
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -125,6 +131,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         edge_type: tuple[str, str, str] = ('user', 'rates', 'item'),
         item_edge: str = 'similar_to',
         neighbor_weights: dict[str, float] | None = None,
+        num_new_items: int = 0,
+        neighbor_share: float = 0.8,
     ) -> None:
         super().__init__()
         for name, value, least in [
@@ -134,6 +142,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             ('num_layers', num_layers, 0),
             ('num_item_layers', num_item_layers, 0),
             ('num_steps', num_steps, 1),
+            ('num_new_items', num_new_items, 0),
+            ('num_items - num_new_items', num_items - num_new_items, 1),
             ('len(in_channels)', len(in_channels), 1),
         ]:
             if value < least:
@@ -150,9 +160,15 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 )
         if not 0 <= dropout < 1:
             raise ValueError(f"'dropout' needs to be in [0, 1) (got {dropout})")
+        if not 0 <= neighbor_share <= 1:
+            raise ValueError(
+                f"'neighbor_share' needs to be in [0, 1] (got {neighbor_share})"
+            )
 
         self.num_users = num_users
         self.num_items = num_items
+        self.num_new_items = num_new_items
+        self.neighbor_share = neighbor_share
         self.in_channels = dict(in_channels)
         self.channels = channels
         self.num_layers = num_layers
@@ -233,6 +249,9 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             item_in = self.conv((item_in, None), *to_similar)
             if n + 1 == self.num_item_layers:
                 item = item_in.add_(item)
+        if self.num_new_items > 0:
+            new = (self.num_new_items, self.neighbor_share)
+            item = lend(item, *to_similar, *new)
         return CRANEOutput(user, item, self._by_modality(profile).sum(dim=1))
 
     def views(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -382,6 +401,40 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             seen,
             neighbors=self.neighborhood(data, out),
         )
+
+    def extend(self, data: HeteroData) -> 'CRANE':
+        r"""Returns a copy of the model, in evaluation mode, for data with more
+        users or items than it was trained on, see
+        :func:`~crane_pyg.transforms.attach_items` and
+        :func:`~crane_pyg.transforms.attach_users`. Nothing is trained.
+
+        The IDs of the new ones are zero. The preference of a new user has the
+        direction of the profile, and the length that preferences have in the
+        mean; the items of the user send their messages as to everyone. A new
+        item :math:`i` is embedded by its features, which meet the statistics of
+        :class:`RCA` that were stored in training, and by the message of the
+        item graph, the IDs of its neighbors included. No user sends it
+        anything. In place of that, it is mixed with the embeddings of its
+        neighbors among the other items :math:`\mathcal{N}(i)`, if any:
+
+        .. math::
+            \mathbf{x}_i \leftarrow (1 - \lambda) \, \mathbf{x}_i + \lambda
+            \sum_{j \in \mathcal{N}(i)}
+            \frac{s_{ji}}{\sum_{j^{\prime}} s_{j^{\prime} i}} \, \mathbf{x}_j
+
+        A new item without any modality has the embedding zero: for every user,
+        its score is zero, neither that of a popular item nor of an unpopular
+        one.
+
+        Args:
+            data (torch_geometric.data.HeteroData): As in the forward pass, the
+                new users and items last.
+
+        Raises:
+            ValueError: If :obj:`data` has fewer users or items than the model,
+                or new users and not what the forward pass needs.
+        """
+        return extend(self, data)
 
     def _graphs(self, data: HeteroData) -> list[tuple[Tensor, Tensor]]:
         user, relation, item = self.edge_type

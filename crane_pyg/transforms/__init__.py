@@ -1,5 +1,6 @@
 r"""Graph transforms for multimodal recommendation."""
 
+from crane_pyg.transforms.attach import attach_items, attach_users
 from crane_pyg.transforms.co_rated import co_rated_graph
 from crane_pyg.transforms.drop_edges import DegreeDropEdges, degree_drop
 from crane_pyg.transforms.dual_graph import BuildDualGraph
@@ -13,6 +14,8 @@ __all__ = [
     'BuildDualGraph',
     'DegreeDropEdges',
     'ReduceFeatures',
+    'attach_items',
+    'attach_users',
     'co_rated_graph',
     'degree_drop',
     'knn_item_graph',

@@ -135,7 +135,7 @@ class BuildDualGraph(BaseTransform):
     def forward(self, data: HeteroData) -> HeteroData:
         r"""Returns the data with both graphs."""
         item_type = self.edge_type[2]
-        store, num_users, num_items = get_edges(data, self.edge_type)
+        _, _, num_items = get_edges(data, self.edge_type)
         xs = get_modalities(data, item_type)
 
         for name in self.get_weights(xs):
@@ -146,16 +146,7 @@ class BuildDualGraph(BaseTransform):
             data[item_type][f'neighbor_{name}'] = neighbor
             data[item_type][f'similarity_{name}'] = sim
         self.set_item_graph(data)
-        if self.num_co_rated > 0:
-            edge_index, edge_weight = co_rated_graph(
-                store.edge_index, num_users, num_items, self.num_co_rated
-            )
-            edge_index, perm = sort_by_col(edge_index)
-            set_edges(
-                data[item_type, self.co_edge, item_type],
-                to_edge_index(edge_index, num_items, num_items),
-                edge_weight[perm],
-            )
+        self.set_co_rated_graph(data)
         return set_user_item_graph(data, self.edge_type)
 
     def get_weights(self, xs: Mapping[str, object]) -> dict[str, float]:
@@ -181,6 +172,22 @@ class BuildDualGraph(BaseTransform):
             data[item_type, self.item_edge, item_type],
             to_edge_index(edge_index, num_items, num_items),
             edge_weight,
+        )
+
+    def set_co_rated_graph(self, data: HeteroData) -> None:
+        r"""Sets the graph of items of the same users, if any, in place."""
+        if self.num_co_rated == 0:
+            return
+        store, num_users, num_items = get_edges(data, self.edge_type)
+        edge_index, edge_weight = co_rated_graph(
+            store.edge_index, num_users, num_items, self.num_co_rated
+        )
+        edge_index, perm = sort_by_col(edge_index)
+        item_type = self.edge_type[2]
+        set_edges(
+            data[item_type, self.co_edge, item_type],
+            to_edge_index(edge_index, num_items, num_items),
+            edge_weight[perm],
         )
 
     def item_graph(

@@ -64,7 +64,7 @@ def knn_item_graph(
     rows, x, norm = valid_rows(x, block_size)
     outs = []
     unit = x / norm.unsqueeze(1).float()
-    cols = _first_copies(x, k + 1)
+    cols = first_copies(x, k + 1)
     for start in range(0, rows.numel(), block_size):
         query = torch.arange(start, start + block_size, device=x.device)
         query = query[query < rows.numel()]
@@ -90,7 +90,7 @@ def valid_rows(x: Tensor, block_size: int) -> tuple[Tensor, Tensor, Tensor]:
     return rows, x, norm
 
 
-def _first_copies(x: Tensor, num: int) -> Tensor:
+def first_copies(x: Tensor, num: int) -> Tensor:
     r"""Returns the rows that are among the first copies of their vector.
 
     Of equal rows, only the lowest ones can be neighbors, so that dropping the

@@ -1,0 +1,267 @@
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.data.hetero_data import HeteroData
+
+from crane_pyg.transforms._utils import (
+    as_plain,
+    check_edge_index,
+    check_features,
+    edge_attrs,
+    from_lists,
+    get_edges,
+    get_modalities,
+    get_num_nodes,
+    to_edge_index,
+    to_lists,
+)
+from crane_pyg.transforms.dual_graph import BuildDualGraph, set_user_item_graph
+from crane_pyg.transforms.knn import (
+    candidates,
+    first_copies,
+    rank,
+    rounding,
+    similarity,
+    valid_rows,
+)
+
+Pairs = tuple[Tensor, Tensor, Tensor]
+
+
+def attach_items(
+    data: HeteroData,
+    features: Mapping[str, Tensor],
+    transform: BuildDualGraph | None = None,
+) -> HeteroData:
+    r"""Adds new items, which nobody interacted with yet, to data whose graphs
+    are built, and returns what
+    :class:`~crane_pyg.transforms.BuildDualGraph` would return for all of the
+    items, at the cost of comparing the :math:`n` new items with all
+    :math:`N + n` items.
+
+    New items follow the old ones, in the order given. They find their
+    neighbors among all items, and take the place of a neighbor of an old item
+    where they are nearer. As there is no pair of them, the other graphs just
+    get a larger size. Attributes of the items other than features and
+    neighbors, *e.g.*, titles, are left as they are.
+
+    An item that lacks every modality has no neighbors, which a
+    :class:`UserWarning` says. See :meth:`~crane_pyg.nn.CRANE.extend` for how
+    new items are ranked.
+
+    Args:
+        data (torch_geometric.data.HeteroData): The output of
+            :obj:`transform`, left as it is.
+        features (dict[str, torch.Tensor]): The features of the new items in
+            each modality :math:`(n, F_m)`. A row that holds a NaN lacks the
+            modality, and so do all of them if it is not named.
+        transform (BuildDualGraph, optional): What :obj:`data` was built by.
+            (default: :obj:`BuildDualGraph()`)
+
+    Raises:
+        ValueError: If a modality is unknown, if features are not
+            two-dimensional, not floating, infinite, or of another width or
+            number of rows than others, or if :obj:`data` was not built by
+            :obj:`transform`.
+    """
+    transform = BuildDualGraph() if transform is None else transform
+    item_type = transform.edge_type[2]
+    old = get_modalities(data, item_type)
+    new = _check_new(features, old)
+    xs = {name: torch.cat([x, new[name]]) for name, x in old.items()}
+    num_old = get_num_nodes(data, item_type)
+    num_items = next(iter(xs.values())).size(0)
+
+    data = copy.copy(data)
+    store = data[item_type]
+    for name in transform.get_weights(xs):
+        lists = _get_lists(data, name, transform)
+        edges = _attach(xs[name], from_lists(*lists), num_old, transform)
+        lists = to_lists(*edges, size=(num_items, transform.k))
+        store[f'neighbor_{name}'], store[f'similarity_{name}'] = lists
+    for name, x in xs.items():
+        store[f'x_{name}'] = x
+    store['num_nodes'] = num_items
+    for edge_type in data.edge_types:
+        if item_type in (edge_type[0], edge_type[2]):
+            _resize(data, edge_type)
+    transform.set_item_graph(data)
+    return data
+
+
+def attach_users(
+    data: HeteroData,
+    histories: Sequence[Tensor],
+    transform: BuildDualGraph | None = None,
+) -> HeteroData:
+    r"""Adds new users, each with a list of items, to data whose graphs are
+    built, and returns what :class:`~crane_pyg.transforms.BuildDualGraph` would
+    return for all of the users. No items are compared, which takes most of the
+    time of building.
+
+    New users follow the old ones, in the order given. Attributes of the other
+    pairs, *e.g.*, times, are dropped, as the new pairs have none.
+
+    Args:
+        data (torch_geometric.data.HeteroData): The output of
+            :obj:`transform`, left as it is.
+        histories (list[torch.Tensor]): The items of each new user. One that
+            stands twice counts once.
+        transform (BuildDualGraph, optional): What :obj:`data` was built by.
+            (default: :obj:`BuildDualGraph()`)
+
+    Raises:
+        ValueError: If a history is empty, or there is no such item.
+    """
+    transform = BuildDualGraph() if transform is None else transform
+    store, num_old, num_items = get_edges(data, transform.edge_type)
+    pairs = [as_plain(store.edge_index).long()]
+    for n, history in enumerate(histories):
+        if history.dim() != 1 or history.numel() == 0:
+            raise ValueError(
+                f"'histories[{n}]' needs to hold at least one item in one "
+                f'dimension (got shape {list(history.shape)})'
+            )
+        item = history.unique()
+        pair = torch.stack([torch.full_like(item, num_old + n), item])
+        check_edge_index(pair, num_old + n + 1, num_items)
+        pairs.append(pair.to(pairs[0]))
+
+    data = copy.copy(data)
+    data[transform.edge_type[0]]['num_nodes'] = num_old + len(histories)
+    for key in edge_attrs(store, pairs[0].size(1)):
+        del data[transform.edge_type][key]
+    data[transform.edge_type]['edge_index'] = torch.cat(pairs, dim=1)
+    transform.set_co_rated_graph(data)
+    return set_user_item_graph(data, transform.edge_type)
+
+
+def _check_new(
+    features: Mapping[str, Tensor], old: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    r"""Returns the features of new items in every modality."""
+    for name, x in features.items():
+        if name not in old:
+            raise ValueError(
+                f"'features' names an unknown modality (got '{name}', but "
+                f'expected some of {list(old)})'
+            )
+        check_features(x, name)
+        if x.size(1) != old[name].size(1):
+            raise ValueError(
+                f"'{name}' needs to have {old[name].size(1)} features "
+                f'(got {x.size(1)})'
+            )
+        if bool(x.isinf().any()):
+            raise ValueError(
+                f"'{name}' needs to hold no infinite entries (got 'inf')"
+            )
+    sizes = {name: x.size(0) for name, x in features.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(
+            f"'features' needs to hold as many rows in every modality "
+            f'(got {sizes})'
+        )
+    num_new = next(iter(sizes.values()))
+    new = {
+        name: features[name].to(x)
+        if name in features
+        else x.new_full((num_new, x.size(1)), float('nan'))
+        for name, x in old.items()
+    }
+    # Comparison drops NaN as well:
+    has = [x.abs().sum(dim=1) > 0 for x in new.values()]
+    lacking = (~torch.stack(has).any(dim=0)).nonzero().view(-1).tolist()
+    if len(lacking) > 0:
+        warnings.warn(
+            f'{len(lacking)} of {num_new} new items lack every modality '
+            f'(got rows {lacking[:5]})',
+            UserWarning,
+            stacklevel=3,
+        )
+    return new
+
+
+def _get_lists(
+    data: HeteroData, name: str, transform: BuildDualGraph
+) -> tuple[Tensor, Tensor]:
+    r"""Returns the neighbors of the old items and their similarities."""
+    store = data[transform.edge_type[2]]
+    neighbor = store.get(f'neighbor_{name}')
+    size = [get_num_nodes(data, transform.edge_type[2]), transform.k]
+    if neighbor is None or list(neighbor.shape) != size:
+        raise ValueError(
+            f"'neighbor_{name}' needs to be of shape {size}, as {transform} "
+            f'leaves it '
+            f'(got {None if neighbor is None else list(neighbor.shape)})'
+        )
+    return neighbor, store[f'similarity_{name}']
+
+
+def _attach(
+    x: Tensor,
+    old: tuple[Tensor, Tensor],
+    num_old: int,
+    transform: BuildDualGraph,
+) -> tuple[Tensor, Tensor]:
+    r"""Returns the neighbors of all items, given those of the old ones."""
+    k, block_size = transform.k, transform.block_size
+    rows, x, norm = valid_rows(x, block_size)
+    unit = x / norm.unsqueeze(1).float()
+    num_valid = int((rows < num_old).sum())
+    if num_valid == rows.numel():
+        return old
+    least = _least_similarity(*old, num_old, k)[rows[:num_valid]]
+    cols = first_copies(x, k + 1)
+    new_cols = cols[cols >= num_valid]
+
+    pairs, edges = [_as_pairs(*old)], []
+    for query in torch.arange(num_valid, x.size(0)).split(block_size):
+        i, j = candidates(unit, query.to(x.device), cols, k)
+        edge_index, sim = rank(i, j, similarity(x, norm, i, j), k)
+        edges.append((rows[edge_index], sim))
+    for j in new_cols.split(block_size):
+        # Rounding may not hide a pair that belongs among the neighbors:
+        product = unit[j] @ unit[:num_valid].t()
+        j_of, i = (product >= least - rounding(unit)).nonzero().unbind(dim=1)
+        sim = similarity(x, norm, i, j[j_of])
+        pairs.append((rows[i], rows[j[j_of]], sim))
+    # The old neighbors stand first, and have the lower indices:
+    i, j, sim = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    parts = [rank(i, j, sim, k), *edges]
+    return (
+        torch.cat([edge_index for edge_index, _ in parts], dim=1),
+        torch.cat([sim for _, sim in parts]),
+    )
+
+
+def _as_pairs(edge_index: Tensor, sim: Tensor) -> Pairs:
+    return edge_index[1], edge_index[0], sim
+
+
+def _least_similarity(
+    edge_index: Tensor, sim: Tensor, num_items: int, k: int
+) -> Tensor:
+    r"""Returns the similarity to the last neighbor of each item, or less than
+    any if there is room for one more.
+    """
+    out = sim.new_full((num_items,), float('inf'))
+    out.scatter_reduce_(0, edge_index[1], sim, 'amin')
+    count = torch.bincount(edge_index[1], minlength=num_items)
+    return out.masked_fill(count < k, float('-inf'))
+
+
+def _resize(data: HeteroData, edge_type: tuple[str, str, str]) -> None:
+    r"""Gives the graph the size that its nodes have by now."""
+    store = data[edge_type]
+    edge_index = store.get('edge_index')
+    if isinstance(edge_index, EdgeIndex):
+        store['edge_index'] = to_edge_index(
+            edge_index.as_tensor(),
+            get_num_nodes(data, edge_type[0]),
+            get_num_nodes(data, edge_type[2]),
+        )
