@@ -127,15 +127,16 @@ def fit(
         valid = evaluate(user, item, rates.val_edge_label_index, **ranking)
         curve.append([round(seconds, 2), valid['recall@20']])
         if valid['recall@20'] > best['valid']['recall@20']:
-            held_out = rates.test_edge_label_index
-            test = evaluate(user, item, held_out, **ranking)
-            users = per_user(user, item, held_out, **ranking)
-            best = {'epoch': epoch, 'valid': valid, 'test': test, **users}
+            best = {'epoch': epoch, 'valid': valid}
+            kept = (user.clone(), item.clone(), rates.test_edge_label_index)
+            kept_ranking = dict(ranking)
         print(name, seed, epoch, f'{valid["recall@20"]:.4f}', flush=True)
         if epoch - best['epoch'] >= args.patience:
             break
     return {
         **best,
+        'test': evaluate(*kept, **kept_ranking),
+        **per_user(*kept, **kept_ranking),
         'epochs': epoch,
         'seconds': seconds,
         'curve': curve,
