@@ -15,6 +15,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
+from crane_pyg.checkpoint import replacing
 from crane_pyg.datasets import FakeMultimodalDataset, MMRecDataset
 from crane_pyg.explain import explain_scores
 from crane_pyg.nn import CRANE
@@ -25,9 +26,7 @@ parser.add_argument('page', type=Path)
 parser.add_argument('--data', type=Path, help='a folder in MMRec layout')
 parser.add_argument('--root', type=Path, default='data', help='for the cache')
 parser.add_argument('--model', type=Path, help="that of 'save_pretrained'")
-parser.add_argument(
-    '--items', type=Path, help='.csv or .json of item, title, image (a file)'
-)
+parser.add_argument('--items', type=Path, help='file of item, title, image')
 parser.add_argument('--users', type=int, nargs='+', default=[0, 1, 2])
 parser.add_argument('--epochs', type=int, default=10)
 parser.add_argument('--k', type=int, default=10)
@@ -43,7 +42,7 @@ KINDS = {
         'learned neighbors', 'the model puts it next to items of the user'
     ),
 }
-MAX_HISTORY, MAX_CARRIERS = 40, 3
+MAX_HISTORY, MAX_CARRIERS, MAX_NEIGHBORS = 40, 3, 4
 
 
 def train(data: HeteroData, sizes: dict[str, int]) -> CRANE:
@@ -75,29 +74,34 @@ def get_kind(part: str) -> Kind:
     return KINDS.get(part, Kind(name, f'its {name} suits the user'))
 
 
+def get_neighbors(model: CRANE, data: HeteroData, item: int) -> list[int]:
+    """Returns the nearest neighbors in the item graph, the nearest first."""
+    store = data[model.edge_type[2], model.item_edge, model.edge_type[2]]
+    src, dst = store.edge_index.as_tensor()
+    weight = store.edge_weight[dst == item]
+    order = weight.argsort(descending=True)[:MAX_NEIGHBORS]
+    return src[dst == item][order].tolist()
+
+
 def explain(
-    model: CRANE, data: HeteroData, user: int, items: list[Item]
+    model: CRANE, data: HeteroData, user: int, top: Tensor, items: list[Item]
 ) -> tuple[Reader, list[str]]:
     """Returns what the page shows of a user, and the names of the parts."""
-    top = model.recommend(data, torch.tensor([user]), args.k)[0]
-    out = explain_scores(model, data, user, top[top >= 0])
+    top = top[top >= 0]  # There may be fewer items than asked for.
+    out = explain_scores(model, data, user, top)
     paths = out.carriers.pop('embeddings')
     edges = sum(out.carriers.values(), torch.zeros_like(paths))
-    picks = []
-    for row, item in enumerate(top[top >= 0].tolist()):
+    history, picks = [items[n] for n in out.history.tolist()], []
+    for row, item in enumerate(top.tolist()):
         best = (paths + edges)[row].topk(min(MAX_CARRIERS, paths.size(1)))
         carriers = [
-            Carrier(
-                items[int(out.history[n])],
-                edges[row, n].item(),
-                paths[row, n].item(),
-            )
-            for n, value in zip(best.indices, best.values, strict=True)
-            if value > 0
+            Carrier(history[n], float(edges[row, n]), float(paths[row, n]))
+            for n in best.indices[best.values > 0].tolist()
         ]
         parts = [float(part[row]) for part in out.parts.values()]
-        picks.append(Pick(items[item], float(out.score[row]), parts, carriers))
-    history = [items[n] for n in out.history.tolist()]
+        score = float(out.score[row])
+        near = [items[n] for n in get_neighbors(model, data, item)]
+        picks.append(Pick(items[item], score, parts, carriers, near))
     hidden = len(history[MAX_HISTORY:])
     name = f'User {user}'
     return Reader(name, history[:MAX_HISTORY], hidden, picks), list(out.parts)
@@ -121,14 +125,16 @@ def main() -> None:
     else:
         model = CRANE.from_pretrained(args.model)
 
-    items = read_items(
-        args.items, get_hues(torch.cat(list(xs.values()), dim=1))
-    )
-    shown = [explain(model, data, user, items) for user in args.users]
+    hues = get_hues(torch.cat(list(xs.values()), dim=1))
+    items = read_items(args.items, hues)
+    tops = model.recommend(data, torch.tensor(args.users), args.k)
+    users = zip(args.users, tops, strict=True)
+    shown = [explain(model, data, user, top, items) for user, top in users]
     kinds = [get_kind(part) for part in shown[0][1]]
     users = [user for user, _ in shown]
     html = render('Why these items?', note, kinds, users)
-    args.page.write_text(html, encoding='utf-8')
+    with replacing(args.page) as temp:
+        temp.write_text(html, encoding='utf-8')
     print(note)
     for user in users:
         for pick in user.picks[:1]:

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch_geometric.explain.algorithm.utils import set_hetero_masks
+from torch_geometric.testing import withCUDA
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
@@ -216,6 +217,25 @@ def test_plain_edge_index():
     ]:
         for name in y:
             torch.testing.assert_close(x[name], y[name], atol=1e-5, rtol=1e-4)
+
+
+@withCUDA
+def test_explain_on_device(device):
+    r"""The items and candidates may be anywhere."""
+    data, model = get_data(), get_model()
+    items = torch.arange(6)
+    expected = explain_scores(model, data, 4, items, items)
+    data, model = data.to(device), model.to(device)
+    out = explain_scores(model, data, 4, items.to(device), items)
+    assert out.score.device == out.history.device == device
+    torch.testing.assert_close(
+        out.score.cpu(), expected.score, atol=1e-4, rtol=1e-4
+    )
+    assert list(out.carriers) == list(expected.carriers)
+    for name, x in out.parts.items():
+        torch.testing.assert_close(
+            x.cpu(), expected.parts[name], atol=1e-4, rtol=1e-4
+        )
 
 
 def test_user_without_history():
