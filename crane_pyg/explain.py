@@ -10,6 +10,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 
 from crane_pyg._rows import CompressedRows, check_index
+from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn.crane import CRANE, CRANEOutput
 
 __all__ = ['ScoreParts', 'explain_scores']
@@ -43,6 +44,7 @@ def explain_scores(
     user_index: int,
     item_index: Tensor,
     candidates: Tensor | None = None,
+    neighbors: Neighborhood | None = None,
 ) -> ScoreParts:
     r"""Splits the scores of some items for a user into summands, and names
     the items of the user that carry them.
@@ -91,6 +93,10 @@ def explain_scores(
         item_index (torch.Tensor): The items :math:`(B)`.
         candidates (torch.Tensor, optional): If given, the only items that may
             be asked for :math:`(C)`. (default: :obj:`None`)
+        neighbors (Neighborhood, optional): What
+            :meth:`~crane_pyg.nn.CRANE.neighborhood` returns for the same model
+            and data, which may cost more than all else; computed if not given.
+            (default: :obj:`None`)
 
     Raises:
         ValueError: If there is no such user or item, or if an item is not
@@ -121,7 +127,8 @@ def explain_scores(
     history, position = item[row == user_index].unique(return_inverse=True)
     carriers = {'embeddings': gradient[:, history]}
     score = out.user[user_index, None] @ out.item.t()
-    neighbors = model.neighborhood(data, out)
+    if neighbors is None:
+        neighbors = model.neighborhood(data, out)
     if neighbors is not None:
         users = item_index.new_tensor([user_index])
         score = neighbors.add_to(score, users)

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from page import Carrier, Item, Kind, Pick, Reader, read_items, render
+from page import Carrier, Item, Pick, Reader, get_kind, read_items, render
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
@@ -18,7 +18,9 @@ import crane_pyg.transforms as T
 from crane_pyg.checkpoint import replacing
 from crane_pyg.datasets import FakeMultimodalDataset, MMRecDataset
 from crane_pyg.explain import explain_scores
+from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn import CRANE
+from crane_pyg.ranking import top_k
 from crane_pyg.sampling import sample_negatives
 
 parser = argparse.ArgumentParser()
@@ -32,16 +34,6 @@ parser.add_argument('--epochs', type=int, default=10)
 parser.add_argument('--k', type=int, default=10)
 args = parser.parse_args()
 
-KINDS = {
-    'behavior': Kind('behavior', 'people who chose alike chose it'),
-    'item_graph': Kind('similar items', 'it resembles what the user likes'),
-    'neighbors_co_rated': Kind(
-        'chosen together', 'others had it and items of the user'
-    ),
-    'neighbors_refined': Kind(
-        'learned neighbors', 'the model puts it next to items of the user'
-    ),
-}
 MAX_HISTORY, MAX_CARRIERS, MAX_NEIGHBORS = 40, 3, 4
 
 
@@ -68,12 +60,6 @@ def get_hues(x: Tensor) -> list[int]:
     return angle.long().remainder(360).tolist()
 
 
-def get_kind(part: str) -> Kind:
-    """Returns how the page calls a part."""
-    name = part.removeprefix('semantic_').removeprefix('neighbors_')
-    return KINDS.get(part, Kind(name, f'its {name} suits the user'))
-
-
 def get_neighbors(model: CRANE, data: HeteroData, item: int) -> list[int]:
     """Returns the nearest neighbors in the item graph, the nearest first."""
     store = data[model.edge_type[2], model.item_edge, model.edge_type[2]]
@@ -84,11 +70,16 @@ def get_neighbors(model: CRANE, data: HeteroData, item: int) -> list[int]:
 
 
 def explain(
-    model: CRANE, data: HeteroData, user: int, top: Tensor, items: list[Item]
+    model: CRANE,
+    data: HeteroData,
+    user: int,
+    top: Tensor,
+    neighbors: Neighborhood | None,
+    items: list[Item],
 ) -> tuple[Reader, list[str]]:
     """Returns what the page shows of a user, and the names of the parts."""
     top = top[top >= 0]  # There may be fewer items than asked for.
-    out = explain_scores(model, data, user, top)
+    out = explain_scores(model, data, user, top, neighbors=neighbors)
     paths = out.carriers.pop('embeddings')
     edges = sum(out.carriers.values(), torch.zeros_like(paths))
     history, picks = [items[n] for n in out.history.tolist()], []
@@ -127,9 +118,15 @@ def main() -> None:
 
     hues = get_hues(torch.cat(list(xs.values()), dim=1))
     items = read_items(args.items, hues)
-    tops = model.recommend(data, torch.tensor(args.users), args.k)
-    users = zip(args.users, tops, strict=True)
-    shown = [explain(model, data, user, top, items) for user, top in users]
+    with torch.no_grad():
+        out = model.eval()(data)
+    near, users = model.neighborhood(data, out), torch.tensor(args.users)
+    pairs = data[model.edge_type].edge_index
+    tops = top_k(*out[:2], args.k, users, exclude=pairs, neighbors=near)
+    shown = [
+        explain(model, data, user, top, near, items)
+        for user, top in zip(args.users, tops, strict=True)
+    ]
     kinds = [get_kind(part) for part in shown[0][1]]
     users = [user for user, _ in shown]
     html = render('Why these items?', note, kinds, users)

@@ -40,6 +40,18 @@ class Kind(NamedTuple):
     meaning: str
 
 
+KINDS: Final = {
+    'behavior': Kind('behavior', 'people who chose alike chose it'),
+    'item_graph': Kind('similar items', 'it resembles what the user likes'),
+    'neighbors_co_rated': Kind(
+        'chosen together', 'others had it and items of the user'
+    ),
+    'neighbors_refined': Kind(
+        'learned neighbors', 'the model puts it next to items of the user'
+    ),
+}
+
+
 class Carrier(NamedTuple):
     """An item of the user, and what it carries of a score."""
 
@@ -89,6 +101,12 @@ def read_items(path: Path | None, hues: list[int]) -> list[Item]:
             title = row.get('title') or items[index].title
             items[index] = Item(title, image, hues[index])
     return items
+
+
+def get_kind(part: str) -> Kind:
+    """Returns how the page calls a part."""
+    name = part.removeprefix('semantic_').removeprefix('neighbors_')
+    return KINDS.get(part, Kind(name, f'its {name} suits the user'))
 
 
 def render(

@@ -203,6 +203,24 @@ def test_carriers_agree_with_masks():
     )
 
 
+def test_given_neighborhood():
+    r"""It is taken as it is, instead of what the model would return."""
+    data, model = get_data(), get_model()
+    with torch.no_grad():
+        neighbors = model.eval().neighborhood(data, model(data))
+    expected = explain_scores(model, data, 4, torch.arange(6))
+    out = explain_scores(model, data, 4, torch.arange(6), neighbors=neighbors)
+    assert torch.equal(out.score, expected.score)
+    for graph in neighbors.graphs:
+        graph.value = 2 * graph.value
+    out = explain_scores(model, data, 4, torch.arange(6), neighbors=neighbors)
+    name = 'neighbors_co_rated'
+    assert expected.parts[name].abs().max() > 0.1
+    torch.testing.assert_close(out.parts[name], 2 * expected.parts[name])
+    total = sum(out.parts.values())
+    torch.testing.assert_close(total, out.score, atol=1e-5, rtol=0)
+
+
 def test_plain_edge_index():
     r"""A graph without any caches has the same parts and carriers."""
     data, model = get_data(), get_model()
