@@ -10,6 +10,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 
 from crane_pyg._rows import CompressedRows, check_index
+from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn.crane import CRANE, CRANEOutput
 
 __all__ = ['ScoreParts', 'explain_scores']
@@ -43,6 +44,7 @@ def explain_scores(
     user_index: int,
     item_index: Tensor,
     candidates: Tensor | None = None,
+    neighbors: Neighborhood | None = None,
 ) -> ScoreParts:
     r"""Splits the scores of some items for a user into summands, and names
     the items of the user that carry them.
@@ -91,6 +93,10 @@ def explain_scores(
         item_index (torch.Tensor): The items :math:`(B)`.
         candidates (torch.Tensor, optional): If given, the only items that may
             be asked for :math:`(C)`. (default: :obj:`None`)
+        neighbors (Neighborhood, optional): What
+            :meth:`~crane_pyg.nn.CRANE.neighborhood` returns for the same model
+            and data, which may cost more than all else; computed if not given.
+            (default: :obj:`None`)
 
     Raises:
         ValueError: If there is no such user or item, or if an item is not
@@ -112,6 +118,7 @@ def explain_scores(
     finally:
         model.train(training)
 
+    item_index = item_index.to(out.item.device)
     user, message = out.user[user_index], out.item[item_index] - mean
     parts = _stream_parts(model, user * mean)
     parts['item_graph'] = message @ user
@@ -120,9 +127,11 @@ def explain_scores(
     history, position = item[row == user_index].unique(return_inverse=True)
     carriers = {'embeddings': gradient[:, history]}
     score = out.user[user_index, None] @ out.item.t()
-    neighbors = model.neighborhood(data, out)
+    if neighbors is None:
+        neighbors = model.neighborhood(data, out)
     if neighbors is not None:
-        score = neighbors.add_to(score, torch.tensor([user_index]))
+        users = item_index.new_tensor([user_index])
+        score = neighbors.add_to(score, users)
         for relation, graph in zip(
             model.neighbor_weights, neighbors.graphs, strict=True
         ):
@@ -146,7 +155,7 @@ def _gradients(
     source, relation, target = model.edge_type
     to_item = data[model.edge_type].edge_index
     to_user = data[target, f'rev_{relation}', source].edge_index
-    more = torch.zeros(model.num_items, device=items.device)
+    more = torch.zeros(model.num_items, device=to_item.device)
     more.requires_grad_()
 
     # Adding zero times the edges of one user to what a layer returns leaves
@@ -172,7 +181,7 @@ def _gradients(
             score = out.item[items] @ out.user[user] + 0.0 * more.sum()
     finally:
         handle.remove()
-    gradient = torch.zeros(items.numel(), more.numel(), device=items.device)
+    gradient = more.new_zeros(items.numel(), more.numel())
     for row, value in zip(gradient, score, strict=True):
         row.copy_(torch.autograd.grad(value, more, retain_graph=True)[0])
     return CRANEOutput(*(x.detach() for x in out)), gradient
@@ -206,7 +215,7 @@ def _coo(edge_index: Tensor) -> Tensor:
 
 
 def _check_candidates(items: Tensor, candidates: Tensor) -> None:
-    other = items[~torch.isin(items, candidates)]
+    other = items[~torch.isin(items, candidates.to(items.device))]
     if other.numel() > 0:
         raise ValueError(
             f"'item_index' needs to hold 'candidates' only "

@@ -10,14 +10,17 @@ import warnings
 from pathlib import Path
 
 import torch
-from page import Carrier, Item, Kind, Pick, Reader, read_items, render
+from page import Carrier, Item, Pick, Reader, get_kind, read_items, render
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
+from crane_pyg.checkpoint import replacing
 from crane_pyg.datasets import FakeMultimodalDataset, MMRecDataset
 from crane_pyg.explain import explain_scores
+from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn import CRANE
+from crane_pyg.ranking import top_k
 from crane_pyg.sampling import sample_negatives
 
 parser = argparse.ArgumentParser()
@@ -25,25 +28,13 @@ parser.add_argument('page', type=Path)
 parser.add_argument('--data', type=Path, help='a folder in MMRec layout')
 parser.add_argument('--root', type=Path, default='data', help='for the cache')
 parser.add_argument('--model', type=Path, help="that of 'save_pretrained'")
-parser.add_argument(
-    '--items', type=Path, help='.csv or .json of item, title, image (a file)'
-)
+parser.add_argument('--items', type=Path, help='file of item, title, image')
 parser.add_argument('--users', type=int, nargs='+', default=[0, 1, 2])
 parser.add_argument('--epochs', type=int, default=10)
 parser.add_argument('--k', type=int, default=10)
 args = parser.parse_args()
 
-KINDS = {
-    'behavior': Kind('behavior', 'people who chose alike chose it'),
-    'item_graph': Kind('similar items', 'it resembles what the user likes'),
-    'neighbors_co_rated': Kind(
-        'chosen together', 'others had it and items of the user'
-    ),
-    'neighbors_refined': Kind(
-        'learned neighbors', 'the model puts it next to items of the user'
-    ),
-}
-MAX_HISTORY, MAX_CARRIERS = 40, 3
+MAX_HISTORY, MAX_CARRIERS, MAX_NEIGHBORS = 40, 3, 4
 
 
 def train(data: HeteroData, sizes: dict[str, int]) -> CRANE:
@@ -69,35 +60,39 @@ def get_hues(x: Tensor) -> list[int]:
     return angle.long().remainder(360).tolist()
 
 
-def get_kind(part: str) -> Kind:
-    """Returns how the page calls a part."""
-    name = part.removeprefix('semantic_').removeprefix('neighbors_')
-    return KINDS.get(part, Kind(name, f'its {name} suits the user'))
+def get_neighbors(model: CRANE, data: HeteroData, item: int) -> list[int]:
+    """Returns the nearest neighbors in the item graph, the nearest first."""
+    store = data[model.edge_type[2], model.item_edge, model.edge_type[2]]
+    src, dst = store.edge_index.as_tensor()
+    weight = store.edge_weight[dst == item]
+    order = weight.argsort(descending=True)[:MAX_NEIGHBORS]
+    return src[dst == item][order].tolist()
 
 
 def explain(
-    model: CRANE, data: HeteroData, user: int, items: list[Item]
+    model: CRANE,
+    data: HeteroData,
+    user: int,
+    top: Tensor,
+    neighbors: Neighborhood | None,
+    items: list[Item],
 ) -> tuple[Reader, list[str]]:
     """Returns what the page shows of a user, and the names of the parts."""
-    top = model.recommend(data, torch.tensor([user]), args.k)[0]
-    out = explain_scores(model, data, user, top[top >= 0])
+    top = top[top >= 0]  # There may be fewer items than asked for.
+    out = explain_scores(model, data, user, top, neighbors=neighbors)
     paths = out.carriers.pop('embeddings')
     edges = sum(out.carriers.values(), torch.zeros_like(paths))
-    picks = []
-    for row, item in enumerate(top[top >= 0].tolist()):
+    history, picks = [items[n] for n in out.history.tolist()], []
+    for row, item in enumerate(top.tolist()):
         best = (paths + edges)[row].topk(min(MAX_CARRIERS, paths.size(1)))
         carriers = [
-            Carrier(
-                items[int(out.history[n])],
-                edges[row, n].item(),
-                paths[row, n].item(),
-            )
-            for n, value in zip(best.indices, best.values, strict=True)
-            if value > 0
+            Carrier(history[n], float(edges[row, n]), float(paths[row, n]))
+            for n in best.indices[best.values > 0].tolist()
         ]
         parts = [float(part[row]) for part in out.parts.values()]
-        picks.append(Pick(items[item], float(out.score[row]), parts, carriers))
-    history = [items[n] for n in out.history.tolist()]
+        score = float(out.score[row])
+        near = [items[n] for n in get_neighbors(model, data, item)]
+        picks.append(Pick(items[item], score, parts, carriers, near))
     hidden = len(history[MAX_HISTORY:])
     name = f'User {user}'
     return Reader(name, history[:MAX_HISTORY], hidden, picks), list(out.parts)
@@ -121,14 +116,22 @@ def main() -> None:
     else:
         model = CRANE.from_pretrained(args.model)
 
-    items = read_items(
-        args.items, get_hues(torch.cat(list(xs.values()), dim=1))
-    )
-    shown = [explain(model, data, user, items) for user in args.users]
+    hues = get_hues(torch.cat(list(xs.values()), dim=1))
+    items = read_items(args.items, hues)
+    with torch.no_grad():
+        out = model.eval()(data)
+    near, users = model.neighborhood(data, out), torch.tensor(args.users)
+    pairs = data[model.edge_type].edge_index
+    tops = top_k(*out[:2], args.k, users, exclude=pairs, neighbors=near)
+    shown = [
+        explain(model, data, user, top, near, items)
+        for user, top in zip(args.users, tops, strict=True)
+    ]
     kinds = [get_kind(part) for part in shown[0][1]]
     users = [user for user, _ in shown]
     html = render('Why these items?', note, kinds, users)
-    args.page.write_text(html, encoding='utf-8')
+    with replacing(args.page) as temp:
+        temp.write_text(html, encoding='utf-8')
     print(note)
     for user in users:
         for pick in user.picks[:1]:

@@ -40,6 +40,18 @@ class Kind(NamedTuple):
     meaning: str
 
 
+KINDS: Final = {
+    'behavior': Kind('behavior', 'people who chose alike chose it'),
+    'item_graph': Kind('similar items', 'it resembles what the user likes'),
+    'neighbors_co_rated': Kind(
+        'chosen together', 'others had it and items of the user'
+    ),
+    'neighbors_refined': Kind(
+        'learned neighbors', 'the model puts it next to items of the user'
+    ),
+}
+
+
 class Carrier(NamedTuple):
     """An item of the user, and what it carries of a score."""
 
@@ -49,12 +61,15 @@ class Carrier(NamedTuple):
 
 
 class Pick(NamedTuple):
-    """A recommended item, the parts of its score, and what carries it."""
+    """A recommended item, the parts of its score, what carries it, and the
+    items that are most like it.
+    """
 
     item: Item
     score: float
     parts: list[float]
     carriers: list[Carrier]
+    neighbors: list[Item]
 
 
 class Reader(NamedTuple):
@@ -86,6 +101,12 @@ def read_items(path: Path | None, hues: list[int]) -> list[Item]:
             title = row.get('title') or items[index].title
             items[index] = Item(title, image, hues[index])
     return items
+
+
+def get_kind(part: str) -> Kind:
+    """Returns how the page calls a part."""
+    name = part.removeprefix('semantic_').removeprefix('neighbors_')
+    return KINDS.get(part, Kind(name, f'its {name} suits the user'))
 
 
 def render(
@@ -149,10 +170,13 @@ def _pick(pick: Pick, kinds: list[Kind], span: tuple[float, float]) -> str:
     )
     if not carriers:
         carriers = '<li class="small">no item of the history</li>'
+    near = ''.join(f'<li>{_item(item)}</li>' for item in pick.neighbors)
+    if near:
+        near = f'<div class="near"><h4>resembles</h4><ul>{near}</ul></div>'
     return (
         f'<li class="pick"><div class="head">{_item(pick.item)}'
         f'<span class="score">{pick.score:.2f}</span></div>'
-        f'{_bar(pick, kinds, span)}<ul class="numbers">{numbers}</ul>'
+        f'{_bar(pick, kinds, span)}<ul class="numbers">{numbers}</ul>{near}'
         f'<div class="why"><h4>carried by</h4><ul>{carriers}</ul></div></li>'
     )
 
@@ -189,9 +213,8 @@ def _item(item: Item) -> str:
         tile = f'<img alt="" src="{embed(item.image)}">'
     else:
         letter = escape(item.title.strip()[:1] or '?')
-        last = item.title.split()[-1:]
-        if last and last[0].isdecimal():
-            letter = escape(last[0])
+        if item.title.startswith('Item '):
+            letter = ''  # The number stands next to it.
         tile = (
             f'<i class="tile" style="--h:{item.hue}" aria-hidden="true">'
             f'{letter}</i>'
@@ -230,7 +253,9 @@ HELP: Final = (
     'the line count against an item. “Carried by” names the items the user '
     'had: <b>edges</b> lead straight from them to the item, and count '
     'exactly; <b>paths</b> are the share of what was learned that rests on '
-    'having had them, to first order. Learned tastes carry the rest.'
+    'having had them, to first order. Learned tastes carry the rest. '
+    '“Resembles” names its nearest neighbors in the item graph. Tiles of like '
+    'colors are of items with like features.'
 )
 STYLE: Final = """
 :root{--bg:#f6f5f1;--card:#fff;--ink:#1d2430;--soft:#626b78;--line:#e3e1da;
@@ -283,12 +308,17 @@ rect{stroke:var(--card);stroke-width:1;vector-effect:non-scaling-stroke}
 .numbers{display:flex;flex-wrap:wrap;gap:.1rem 1rem;font-size:.85rem;
 align-content:start;color:var(--soft)}
 .numbers b,.num b{color:var(--ink);font-variant-numeric:tabular-nums}
+@media(max-width:51.99rem){.why{margin-top:.5rem}}
 .why li{display:flex;justify-content:space-between;gap:.8rem;
 align-items:center;padding:.12rem 0;font-size:.9rem}
 .why .tile,.why img{width:1.8rem;height:1.8rem;font-size:.7rem}
+.near{margin-top:.5rem;font-size:.85rem}
+.near ul{display:flex;flex-wrap:wrap;gap:.3rem 1rem}
+.near .tile,.near img{width:1.5rem;height:1.5rem;border-radius:.35rem;
+font-size:.6rem}
 .num{text-align:right;flex:none}.num small{display:block;line-height:1.1;
 font-size:.72rem}
-@media(min-width:52rem){.pick{grid-template:auto auto 1fr/1fr 19rem}
-.why{grid-column:2;grid-row:1/span 3;border-left:1px solid var(--line);
+@media(min-width:52rem){.pick{grid-template:auto auto auto 1fr/1fr 22rem}
+.why{grid-column:2;grid-row:1/span 4;border-left:1px solid var(--line);
 padding-left:1.2rem}}
 """

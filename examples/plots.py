@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -21,8 +20,8 @@ from crane_pyg.nn import CRANE
 
 MAX_ITEMS = 1000  # More would hide each other.
 # The palette of Okabe and Ito, which color-blind people can tell apart:
-BLUE, ORANGE, GRAY = '#0072B2', '#D55E00', '#999999'
-COLORS = [BLUE, '#E69F00', '#009E73', '#CC79A7', '#56B4E9', ORANGE, '#F0E442']
+BLUE, ORANGE, GRAY, LIGHT = '#0072B2', '#D55E00', '#999999', '#BBBBBB'
+COLORS = [BLUE, '#E69F00', '#009E73', '#CC79A7', '#56B4E9', ORANGE, '#000000']
 
 
 def save_plots(
@@ -70,11 +69,11 @@ def draw_items(name: str, model: CRANE, data: HeteroData) -> Figure:
     """Draws a map of the items and their graph, before and after RCA."""
     streams = item_streams(model, data)
     num_items, item = streams[0].size(0), model.edge_type[2]
-    rng = torch.Generator().manual_seed(0)
-    index = torch.randperm(num_items, generator=rng)[:MAX_ITEMS].sort()[0]
-    edge_index = data[item, model.item_edge, item].edge_index.as_tensor()
+    edge_index = data[item, model.item_edge, item].edge_index.as_tensor().cpu()
+    groups = get_groups(model, data, edge_index)
+    index = choose_items(num_items, groups)
     edge_index, _ = subgraph(
-        index, edge_index.cpu(), relabel_nodes=True, num_nodes=num_items
+        index, edge_index, relabel_nodes=True, num_nodes=num_items
     )
     before, after = (x[index] for x in streams)
     left = t_sne(before)
@@ -99,8 +98,44 @@ def draw_items(name: str, model: CRANE, data: HeteroData) -> Figure:
         lines = point[edge_index.t()].numpy()
         style = {'colors': GRAY, 'linewidths': 0.5, 'alpha': alpha}
         axes.add_collection(LineCollection(lines, zorder=0, **style))
-    color_items(figure, panels, [left, right], model, data, index)
+    color_items(figure, panels, [left, right], groups, index)
     return figure
+
+
+def get_groups(
+    model: CRANE, data: HeteroData, edge_index: Tensor
+) -> dict[str, Tensor]:
+    """Returns masks of the items that have a color: those of the most common
+    categories if these are known, or else some popular items, each with its
+    neighbors in the item graph.
+    """
+    store = data[model.edge_type[2]]
+    category = store.get('category', store.get('y'))
+    if category is not None:
+        category = category.cpu()
+        common = category.bincount().argsort(descending=True)[: len(COLORS)]
+        return {f'category {c}': category == c for c in common.tolist()}
+    pairs = data[model.edge_type].edge_index[1].cpu()
+    count, groups = degree(pairs, store.num_nodes), {}
+    taken = torch.zeros(store.num_nodes, dtype=torch.bool)
+    for item in count.argsort(descending=True, stable=True).tolist():
+        if not taken[item] and len(groups) < len(COLORS):
+            mask = torch.zeros_like(taken)
+            mask[edge_index[0, edge_index[1] == item]] = True
+            mask[item] = True
+            groups[f'item {item} and neighbors'] = mask & ~taken
+            taken |= mask
+    return groups
+
+
+def choose_items(num_items: int, groups: dict[str, Tensor]) -> Tensor:
+    """Draws items by chance if there are many; neighborhoods stay whole."""
+    rng = torch.Generator().manual_seed(0)
+    index = torch.randperm(num_items, generator=rng)
+    if not any(label.startswith('category') for label in groups):
+        colored = torch.stack(list(groups.values())).any(dim=0)
+        index = torch.cat([index[colored[index]], index[~colored[index]]])
+    return index[:MAX_ITEMS].sort()[0]
 
 
 @torch.no_grad()
@@ -186,33 +221,21 @@ def color_items(
     figure: Figure,
     panels: list[Axes],
     points: list[Tensor],
-    model: CRANE,
-    data: HeteroData,
+    groups: dict[str, Tensor],
     index: Tensor,
 ) -> None:
-    """Colors the items by category if it is known, or else by popularity."""
+    """Colors the items of each group, and leaves the others gray."""
+    other = ~torch.stack(list(groups.values())).any(dim=0)
     handles = [Line2D([], [], color=GRAY, label='edge of the item graph')]
-    store = data[model.edge_type[2]]
-    category = store.get('category', store.get('y'))
-    if category is None:
-        pairs = data[model.edge_type].edge_index[1].cpu()
-        count = degree(pairs, store.num_nodes)[index].clamp(min=1)
-        order = count.argsort()  # The popular ones, which are few, on top.
-        norm = LogNorm(1, max(2, int(count.max())))
-        for axes, x in zip(panels, points, strict=True):
-            dots = axes.scatter(
-                *x[order].t(), 12, count[order], cmap='viridis', norm=norm
-            )
-        label = 'Training pairs of the item'
-        figure.colorbar(dots, ax=panels, label=label, format='%d')
-    else:
-        category = category.cpu()
-        common = category.bincount().argsort(descending=True)[: len(COLORS)]
-        groups = [(f'category {c}', category[index] == c) for c in common]
-        groups.insert(0, ('other', ~torch.isin(category[index], common)))
-        for color, (label, mask) in zip([GRAY, *COLORS], groups, strict=False):
-            if mask.any():
-                for axes, x in zip(panels, points, strict=True):
-                    dots = axes.scatter(*x[mask].t(), 12, color, label=label)
-                handles.append(dots)
+    for color, size, (label, mask) in zip(
+        [LIGHT, *COLORS],
+        [8, *[24] * len(COLORS)],
+        {'other items': other, **groups}.items(),
+        strict=False,
+    ):
+        if mask[index].any():
+            for axes, x in zip(panels, points, strict=True):
+                xy = x[mask[index]].t()
+                dots = axes.scatter(*xy, size, color, label=label)
+            handles.append(dots)
     figure.legend(handles=handles, loc='outside lower center', ncols=5)

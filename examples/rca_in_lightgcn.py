@@ -135,7 +135,7 @@ def main() -> None:
         plain, rows = multimodal.__base__, []
         for seed in range(3):
             seed_everything(seed)
-            data = ToUndirected()(FakeMultimodalDataset(900, 600, seed=seed)[0])
+            data = ToUndirected()(FakeMultimodalDataset(600, 400, seed=seed)[0])
             models = [plain(data), multimodal(data, Identity())]
             models.append(multimodal(data, RCA(DIM, num_modalities=2)))
             row = [train_and_test(model, data, args.epochs) for model in models]

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch_geometric.explain.algorithm.utils import set_hetero_masks
+from torch_geometric.testing import withCUDA
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
@@ -202,6 +203,24 @@ def test_carriers_agree_with_masks():
     )
 
 
+def test_given_neighborhood():
+    r"""It is taken as it is, instead of what the model would return."""
+    data, model = get_data(), get_model()
+    with torch.no_grad():
+        neighbors = model.eval().neighborhood(data, model(data))
+    expected = explain_scores(model, data, 4, torch.arange(6))
+    out = explain_scores(model, data, 4, torch.arange(6), neighbors=neighbors)
+    assert torch.equal(out.score, expected.score)
+    for graph in neighbors.graphs:
+        graph.value = 2 * graph.value
+    out = explain_scores(model, data, 4, torch.arange(6), neighbors=neighbors)
+    name = 'neighbors_co_rated'
+    assert expected.parts[name].abs().max() > 0.1
+    torch.testing.assert_close(out.parts[name], 2 * expected.parts[name])
+    total = sum(out.parts.values())
+    torch.testing.assert_close(total, out.score, atol=1e-5, rtol=0)
+
+
 def test_plain_edge_index():
     r"""A graph without any caches has the same parts and carriers."""
     data, model = get_data(), get_model()
@@ -216,6 +235,25 @@ def test_plain_edge_index():
     ]:
         for name in y:
             torch.testing.assert_close(x[name], y[name], atol=1e-5, rtol=1e-4)
+
+
+@withCUDA
+def test_explain_on_device(device):
+    r"""The items and candidates may be anywhere."""
+    data, model = get_data(), get_model()
+    items = torch.arange(6)
+    expected = explain_scores(model, data, 4, items, items)
+    data, model = data.to(device), model.to(device)
+    out = explain_scores(model, data, 4, items.to(device), items)
+    assert out.score.device == out.history.device == device
+    torch.testing.assert_close(
+        out.score.cpu(), expected.score, atol=1e-4, rtol=1e-4
+    )
+    assert list(out.carriers) == list(expected.carriers)
+    for name, x in out.parts.items():
+        torch.testing.assert_close(
+            x.cpu(), expected.parts[name], atol=1e-4, rtol=1e-4
+        )
 
 
 def test_user_without_history():

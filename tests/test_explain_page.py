@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
 
 EXAMPLES = Path(__file__).parent.parent / 'examples'
@@ -51,12 +52,15 @@ class Parsed(HTMLParser):
     def __init__(self, html):
         super().__init__()
         self.tags, self.attrs, self.texts = [], [], []
+        self.titles = []
         self.feed(html)
         self.close()
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attrs += attrs
+        if ('class', 'item') in attrs:
+            self.titles.append(dict(attrs)['title'])
 
     def handle_data(self, data):
         self.texts.append(data)
@@ -197,11 +201,31 @@ def test_example_own_data_and_model(tmp_path):
     # What is left of the catalogue without the history, fewer than 38:
     count = sum(user == 29 for user, _ in pairs)
     assert parsed.tags.count('svg') == 40 - count < 38
+    check_neighbors(html, T.BuildDualGraph()(data))
 
     out = run(tmp_path, 'no.html', *args, '--users', 30)
     assert out.returncode == 1
     assert '(got 30)' in out.stderr.strip().splitlines()[-1]
     assert not (tmp_path / 'no.html').exists()
+
+
+def check_neighbors(html, data):
+    r"""Every item stands next to its four heaviest edges, in their order."""
+    adj, store = np.zeros((40, 40)), data['item', 'similar_to', 'item']
+    src, dst = store.edge_index.numpy()
+    adj[dst, src] = store.edge_weight
+    titles = [f'Item {n}' for n in range(40)]
+    titles[1], titles[7] = 'One, two', 'Seven'
+    for pick in html.split('<li class="pick">')[1:]:
+        head, near = pick.split('<div class="near">')
+        (item,) = Parsed(head).titles
+        found = [
+            titles.index(title)
+            for title in Parsed(near[: near.index('</div>')]).titles
+        ]
+        row = adj[titles.index(item)]
+        assert row[found].tolist() == sorted(row, reverse=True)[:4]
+        assert len(set(found)) == 4
 
 
 @pytest.mark.parametrize('suffix', ['csv', 'json'])
@@ -233,8 +257,8 @@ def get_reader(page, image=None):
     item = page.Item(HOSTILE, image)
     carrier = page.Carrier(page.Item('Item 4'), 1.5, -0.25)
     picks = [
-        page.Pick(item, 3.0, [1.0, 4.0, -2.0], [carrier]),
-        page.Pick(page.Item(''), -2.0, [-1.0, 0.0, -1.0], []),
+        page.Pick(item, 3.0, [1.0, 4.0, -2.0], [carrier], [item]),
+        page.Pick(page.Item(''), -2.0, [-1.0, 0.0, -1.0], [], []),
     ]
     return page.Reader(HOSTILE, [item], 7, picks)
 
@@ -249,7 +273,8 @@ def test_render(page, tmp_path):
     html = render(page, get_reader(page, tmp_path / 'a.png'))
     parsed = Parsed(html)
     parsed.check_harmless()
-    assert parsed.tags.count('img') == 2
+    assert parsed.tags.count('img') == 3
+    assert parsed.texts.count('resembles') == 1
     assert HOSTILE in parsed.texts
     assert 'and 7 more' in parsed.texts
     assert 'edges +1.50, paths -0.25' in parsed.texts

@@ -172,7 +172,7 @@ def test_draw_items(plots, data, mode):
     model = get_model(mode=mode)
     figure = plots.draw_items('toys', model, data)
     assert figure.get_suptitle() == '40 of the 40 items of toys'
-    left, right, bar = figure.axes
+    left, right = figure.axes
     title, text = left.get_title().split('\n')
     assert title == 'Before RCA'
     assert text.startswith('mean cosine: 0.')
@@ -189,12 +189,34 @@ def test_draw_items(plots, data, mode):
         assert get_num_edges(axes) == num_edges
         assert axes.get_xlabel() == 't-SNE, first axis'
         assert axes.get_ylabel() == 't-SNE, second axis'
-    assert bar.get_ylabel() == 'Training pairs of the item'
-    assert get_legend(figure) == ['edge of the item graph']
+    assert get_legend(figure)[0] == 'edge of the item graph'
+
+
+def get_sizes(axes):
+    r"""Returns how many items have each color."""
+    dots = [x for x in axes.collections if isinstance(x, PathCollection)]
+    return {tuple(x.get_facecolor()[0]): len(x.get_offsets()) for x in dots}
+
+
+def test_draw_items_by_neighborhood(plots, data, monkeypatch):
+    r"""Without categories, popular items and their neighbors have a color."""
+    monkeypatch.setattr(plots, 'COLORS', plots.COLORS[:2])
     pairs = data['user', 'rates', 'item'].edge_index[1]
-    count = pairs.bincount(minlength=40).clamp(min=1).sort()[0]
-    (dots,) = [x for x in left.collections if isinstance(x, PathCollection)]
-    assert dots.get_array().tolist() == count.tolist()
+    count = pairs.bincount(minlength=40).tolist()
+    src, dst = data['item', 'similar_to', 'item'].edge_index.tolist()
+    near = [{i} for i in range(40)]
+    for i, j in zip(src, dst, strict=True):
+        near[j].add(i)
+    first, *order = sorted(range(40), key=lambda i: -count[i])
+    second = next(i for i in order if i not in near[first])
+    sizes = [len(near[first]), len(near[second] - near[first])]
+
+    monkeypatch.setattr(plots, 'MAX_ITEMS', sum(sizes) + 3)
+    figure = plots.draw_items('toys', get_model(), data)
+    names = [f'item {i} and neighbors' for i in (first, second)]
+    assert get_legend(figure)[1:] == ['other items', *names]
+    for axes in figure.axes:
+        assert list(get_sizes(axes).values()) == [3, *sizes]
 
 
 def test_draw_items_of_many(plots, data, monkeypatch):
@@ -214,23 +236,18 @@ def test_draw_items_by_category(plots, data, key):
     category = [c for c, size in sizes.items() for _ in range(size)]
     data['item'][key] = torch.tensor(category)
     figure = plots.draw_items('toys', get_model(), data)
-    assert len(figure.axes) == 2  # No bar of colors.
     legend = get_legend(figure)
     assert legend[:4] == [
         'edge of the item graph',
-        'other',
+        'other items',
         'category 5',
         'category 3',
     ]
     assert sorted(legend[2:]) == [f'category {c}' for c in range(3, 10)]
     for axes in figure.axes:
         assert get_points(axes).size() == (40, 2)
-        colors = {
-            tuple(x.get_facecolor()[0]): len(x.get_offsets())
-            for x in axes.collections
-            if isinstance(x, PathCollection)
-        }
-        assert list(colors.values()) == [3, 10, 6, 5, 4, 4, 4, 4]
+        sizes = list(get_sizes(axes).values())
+        assert sizes == [3, 10, 6, 5, 4, 4, 4, 4]
 
 
 def test_save_plots(plots, data, tmp_path):

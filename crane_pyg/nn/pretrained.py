@@ -96,7 +96,8 @@ class PretrainedMixin(torch.nn.Module):
     ) -> Model:
         r"""Loads a model that :meth:`save_pretrained` saved, in evaluation
         mode and in the precision it was saved in. The global random number
-        generator is left alone.
+        generator is left alone. Another version of the package may have saved
+        it, as long as format and arguments are known to this one.
 
         Args:
             folder (str): The folder. If it is a string, and no folder has this

@@ -379,6 +379,14 @@ def test_pretrained_may_lack_later_arguments(folder):
     assert_same(out, get_model())
 
 
+def test_pretrained_of_another_package_version(folder):
+    expected = CRANE.from_pretrained(folder).state_dict()
+    edit(folder, lambda config: config.update(package_version='0.0.1'))
+    out = CRANE.from_pretrained(folder).state_dict()
+    assert out.keys() == expected.keys()
+    assert all(torch.equal(out[key], expected[key]) for key in out)
+
+
 def test_pretrained_believes_no_size(folder):
     # A table of 10^12 users would take 16 TB:
     edit(folder, set_argument('num_users', 10**12))
