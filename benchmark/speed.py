@@ -70,7 +70,8 @@ def batch(data: HeteroData) -> tuple[Tensor, Tensor, Tensor]:
     """The users, items and negatives of one mini-batch."""
     pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
     pairs = pairs[:, torch.randperm(pairs.size(1))[:BATCH_SIZE]]
-    return *pairs, torch.randint(data['item'].num_nodes, (BATCH_SIZE, 4))
+    size = (pairs.size(1), 4)
+    return *pairs, torch.randint(data['item'].num_nodes, size)
 
 
 def make_crane(data: HeteroData) -> CRANE:
