@@ -1,0 +1,141 @@
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import crane_pyg.transforms as T
+
+BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(BENCHMARK))
+    measure = importlib.import_module('measure')
+    scaling = importlib.import_module('scaling')
+    pytest.importorskip('faiss')
+    speed = importlib.import_module('speed')
+    memory = importlib.import_module('memory')
+
+IS_LINUX = sys.platform.startswith('linux')
+SMALL = (60, 40, 300)
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    r"""Runs a script on small data, and returns what it keeps."""
+    threads = torch.get_num_threads()
+    for module in (speed, memory):
+        monkeypatch.setattr(module, 'SPORTS', SMALL)
+        monkeypatch.setattr(module, 'SIZES', {'image': 24, 'text': 8})
+    monkeypatch.setattr(speed, 'CHANNELS_KEPT', 4)
+
+    def main(module, *argv):
+        argv = [*argv, '--threads', str(threads), '--results', str(tmp_path)]
+        monkeypatch.setattr(sys, 'argv', [module.__file__, *argv])
+        with torch.random.fork_rng(devices=[]):
+            module.main()
+        name = module.__name__
+        assert (tmp_path / f'{name}.png').stat().st_size > 1000
+        record = json.loads((tmp_path / f'{name}.json').read_text())
+        assert record['threads'] == threads
+        return {line['name']: line['value'] for line in record['rows']}
+
+    return main
+
+
+@pytest.mark.parametrize('power', [0.5, 1.0, 2.0])
+def test_slope(power):
+    x = [10.0, 30.0, 500.0]
+    y = [7 * value**power for value in x]
+    assert measure.slope(x, y) == pytest.approx(power)
+
+
+def test_medians():
+    calls = []
+    runs = {name: lambda name=name: calls.append(name) for name in 'ab'}
+    times = measure.medians(runs, repeats=3)
+    assert ''.join(calls) == 'abababab'
+    assert list(times) == ['a', 'b']
+    assert min(times.values()) >= 0
+
+
+def test_table_tells_what_was_missed():
+    facts = ['revision', 'date', 'threads', 'load', 'torch', 'torch_geometric']
+    rows = [
+        measure.row('slow', 2.0, 's', 1.5, 'why'),
+        measure.row('fast', 1.5, 's', 1.5),
+        measure.row('free', 9.0, 's'),
+    ]
+    record = dict.fromkeys(facts, '?') | {'note': 'busy', 'title': 'Title'}
+    lines = measure.table({**record, 'rows': rows}).splitlines()
+    assert lines[0] == '**Title**'
+    assert lines[4:7] == [
+        '| slow | 2 s | 1.5 s | **missed** | why |',
+        '| fast | 1.5 s | 1.5 s | yes |  |',
+        '| free | 9 s | - | - |  |',
+    ]
+    assert lines[-1].endswith('; busy</sub>')
+
+
+def test_measure_writes_readme(monkeypatch, tmp_path):
+    readme = tmp_path / 'README.md'
+    readme.write_text(f'a\n{measure.BEGIN}\nold\n{measure.END}\nb\n')
+    monkeypatch.setattr(measure, 'README', readme)
+    facts = ['revision', 'date', 'threads', 'load', 'torch', 'torch_geometric']
+    record = dict.fromkeys(facts, '?') | {'note': '', 'title': 'T', 'rows': []}
+    (tmp_path / 'memory.json').write_text(json.dumps(record))
+    argv = ['measure.py', '--write', '--results', str(tmp_path)]
+    monkeypatch.setattr(sys, 'argv', argv)
+    measure.main()
+    text = measure.table(record)
+    expected = f'a\n{measure.BEGIN}\n{text}\n{measure.END}\nb\n'
+    assert readme.read_text() == expected
+
+
+def test_fake_graph():
+    data = measure.fake_graph(*SMALL)
+    pairs = data['user', 'rates', 'item'].edge_index
+    assert pairs.size() == (2, 300)
+    assert pairs.unique(dim=1).size() == (2, 300)
+    # Few have much, and are the first:
+    assert pairs[0].float().mean() < 25
+    assert pairs[1].float().mean() < 18
+    held_out = data['user', 'rates', 'item'].test_edge_label_index
+    assert held_out[0].equal(torch.arange(60))
+    size = measure.set_features(data, {'image': 5})
+    assert size == 4 * 40 * 5
+    assert T.BuildDualGraph(k=2)(data)['item', 'similar_to', 'item']
+
+
+def test_speed(run, monkeypatch):
+    monkeypatch.setattr(speed, 'ceilings', lambda repeats: (1e9, 1e9))
+    monkeypatch.setattr(
+        speed, 'imports', lambda repeats: measure.row('import', 1.0, 'ms', 50)
+    )
+    values = run(speed, '--repeats', '1', '--knn-rows', '50')
+    assert len(values) == 13
+    assert min(values.values()) > 0
+
+
+@pytest.mark.skipif(not IS_LINUX, reason='Reads /proc')
+def test_memory(run):
+    values = run(memory, '--knn-rows', '50')
+    assert len(values) == 4
+    assert values['training, all but the features'] > 0.05
+
+
+@pytest.mark.skipif(not IS_LINUX, reason='Reads /proc')
+def test_scaling(run):
+    sizes = ['3000', '20000']
+    values = run(scaling, '--repeats', '1', '--sizes', *sizes)
+    assert len(values) == 5
+
+
+@pytest.mark.skipif(not IS_LINUX, reason='Reads /proc')
+def test_peak_memory():
+    before = measure.reset_peak()
+    x = torch.ones(2**24)
+    assert measure.memory('VmHWM') > before + x.nbytes // 2
+    del x
+    assert measure.reset_peak() < before + 2**25
