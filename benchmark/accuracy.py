@@ -6,8 +6,6 @@ python benchmark/accuracy.py --data path/to/folder --models crane
 
 import argparse
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,13 +14,12 @@ from typing import Any
 
 import numpy
 import torch
-import torch_geometric
 from models import MODELS
+from provenance import provenance
 from torch import Tensor
 from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
-import crane_pyg
 import crane_pyg.transforms as T
 from crane_pyg.checkpoint import replacing
 from crane_pyg.datasets import FakeMultimodalDataset, read_mmrec
@@ -212,7 +209,6 @@ def save(
         if key in result
     }
     dataset = 'fake' if args.demo else Path(args.data).resolve().name
-    git = ['git', 'describe', '--always', '--dirty']
     record = {
         'dataset': dataset,
         'model': name,
@@ -221,17 +217,7 @@ def save(
         'arguments': {
             key: getattr(args, key) for key in ('epochs', 'patience')
         },
-        'revision': subprocess.check_output(
-            git, text=True, cwd=Path(__file__).parent
-        ).strip(),
-        'date': time.strftime('%Y-%m-%d'),
-        'versions': {
-            'crane_pyg': crane_pyg.__version__,
-            'torch': torch.__version__,
-            'torch_geometric': torch_geometric.__version__,
-            'numpy': numpy.__version__,
-            'python': platform.python_version(),
-        },
+        **provenance(),
     }
     args.results.mkdir(parents=True, exist_ok=True)
     file = stem(dataset, name, seed)

@@ -14,9 +14,6 @@ folder calls validation; all other pairs of cold items are for the test.
 import argparse
 import copy
 import json
-import platform
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,13 +21,12 @@ from typing import NamedTuple
 
 import accuracy
 import torch
-import torch_geometric
 from models import MODELS
+from provenance import provenance
 from torch import Tensor
 from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
-import crane_pyg
 import crane_pyg.transforms as T
 from crane_pyg.checkpoint import replacing
 from crane_pyg.datasets import read_mmrec
@@ -308,7 +304,6 @@ def save(
     args: argparse.Namespace, seed: int, result: dict[str, object]
 ) -> None:
     """Writes one result with all that is needed to repeat it."""
-    git = ['git', 'describe', '--always', '--dirty']
     dataset = Path(args.data).resolve().name
     keys = ('share', 'epochs', 'patience', 'batch_size', 'lr')
     record = {
@@ -316,16 +311,7 @@ def save(
         'seed': seed,
         **result,
         'arguments': {key: getattr(args, key) for key in keys},
-        'revision': subprocess.check_output(
-            git, text=True, cwd=Path(__file__).parent
-        ).strip(),
-        'date': time.strftime('%Y-%m-%d'),
-        'versions': {
-            'crane_pyg': crane_pyg.__version__,
-            'torch': torch.__version__,
-            'torch_geometric': torch_geometric.__version__,
-            'python': platform.python_version(),
-        },
+        **provenance(),
     }
     args.results.mkdir(parents=True, exist_ok=True)
     with replacing(args.results / f'{dataset}-{seed}.json') as temp:

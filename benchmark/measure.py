@@ -9,18 +9,15 @@ import ctypes
 import json
 import math
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import torch
-import torch_geometric
+from provenance import provenance
 from torch_geometric.data import HeteroData
 
-import crane_pyg
 from crane_pyg.checkpoint import replacing
 
 FOLDER = Path(__file__).parent
@@ -115,20 +112,16 @@ def save(
     args: argparse.Namespace, name: str, title: str, rows: list[Row]
 ) -> None:
     """Keeps the rows with all that is needed to repeat them, and prints."""
-    git = ['git', 'describe', '--always', '--dirty']
+    origin = provenance()
     record = {
         'title': title,
         'rows': rows,
-        'revision': subprocess.check_output(git, text=True, cwd=FOLDER).strip(),
-        'date': time.strftime('%Y-%m-%d'),
+        **origin.pop('versions'),
+        **origin,
         'threads': args.threads,
         'cpus': os.cpu_count(),
         'load': round(os.getloadavg()[1], 1),
         'note': args.note,
-        'crane_pyg': crane_pyg.__version__,
-        'torch': torch.__version__,
-        'torch_geometric': torch_geometric.__version__,
-        'python': platform.python_version(),
     }
     args.results.mkdir(parents=True, exist_ok=True)
     with replacing(args.results / f'{name}.json') as temp:

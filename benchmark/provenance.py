@@ -1,0 +1,44 @@
+r"""Where a result comes from."""
+
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import numpy
+import torch
+import torch_geometric
+
+import crane_pyg
+
+FOLDER = Path(__file__).parent
+
+
+def provenance() -> dict[str, object]:
+    """The revision that runs, the date, and the versions of what it uses."""
+    return {
+        'revision': revision(),
+        'date': time.strftime('%Y-%m-%d'),
+        'versions': {
+            'crane_pyg': crane_pyg.__version__,
+            'torch': torch.__version__,
+            'torch_geometric': torch_geometric.__version__,
+            'numpy': numpy.__version__,
+            'python': platform.python_version(),
+        },
+    }
+
+
+def revision() -> str:
+    """The commit; dirty if files have changed since, other than results."""
+    commit = git('rev-parse', '--short', 'HEAD')
+    results = f':!{FOLDER.name}/results'
+    changes = git('status', '--porcelain', '-uno', '--', ':/', results)
+    return f'{commit}-dirty' if changes else commit
+
+
+def git(*args: str) -> str:
+    """What git prints, run at the top of the repository."""
+    return subprocess.check_output(
+        ['git', *args], text=True, cwd=FOLDER.parent
+    ).strip()
