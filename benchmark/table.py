@@ -86,11 +86,13 @@ def table(title: str, models: dict[str, list[dict]]) -> str:
 
 
 def versus(models: dict[str, list[dict]]) -> str:
-    """CRANE against the best peer, paired by user."""
+    """CRANE against the best peer that has no part of it, by user."""
     trained = {
         name: runs
         for name, runs in models.items()
-        if name != 'crane' and all('users' in run for run in runs)
+        if name != 'crane'
+        and not name.endswith('-neighborhood')
+        and all('users' in run for run in runs)
     }
     if not trained or not all('users' in run for run in models['crane']):
         return ''
@@ -107,7 +109,7 @@ def versus(models: dict[str, list[dict]]) -> str:
         p = ttest_rel(ours, theirs).pvalue
         texts.append(
             f'{metric}@20 of *crane* is {gain:+.1%} against *{peer}*, the best '
-            f'other one (paired t-test over {ours.size:,} users, means over '
+            f'peer (paired t-test over {ours.size:,} users, means over '
             f'seeds: p = {p:.1g})'
         )
     return '; '.join(texts) + '.'

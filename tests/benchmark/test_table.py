@@ -40,13 +40,19 @@ def text(tmp_path):
     for seed in (0, 1):
         save(tmp_path, 'worse', seed, peer / 2)
         save(tmp_path, 'peer', seed, peer)
+        save(tmp_path, 'peer-neighborhood', seed, 1.1 * peer)
         save(tmp_path, 'crane', seed, 1.25 * peer + 0.01 * seed)
     return table.tables([table.load(p) for p in tmp_path.glob('*.json')])
 
 
 def test_table_rows(text):
     rows = [line for line in text.splitlines() if line.startswith('| ')]
-    assert [row.split()[1] for row in rows[2:]] == ['worse', 'peer', 'crane']
+    assert [row.split()[1] for row in rows[2:]] == [
+        'worse',
+        'peer',
+        'peer-neighborhood',
+        'crane',
+    ]
     assert '0, 1' in rows[-1]
     assert '± 0.0071' in rows[-1]  # 0.01 / sqrt(2).
 
