@@ -57,7 +57,7 @@ def load(path: Path) -> dict:
 def tables(records: list[dict]) -> str:
     """One table per data set, best model last."""
     groups = defaultdict(lambda: defaultdict(list))
-    for record in records:
+    for record in sorted(records, key=lambda run: str(run['seed'])):
         groups[record['dataset']][record['model']].append(record)
     titles = [name for name in TITLES if name in groups]
     return '\n\n'.join(table(TITLES[name], groups[name]) for name in titles)
@@ -75,7 +75,7 @@ def table(title: str, models: dict[str, list[dict]]) -> str:
         trained = 'seconds' in runs[0]
         seeds = epochs = seconds = '-'
         if runs[0]['seed'] is not None:
-            seeds = ', '.join(sorted(str(run['seed']) for run in runs))
+            seeds = ', '.join(str(run['seed']) for run in runs)
         if trained:
             epochs = ', '.join(str(run['epoch']) for run in runs)
             seconds = f'{mean(run["seconds"] for run in runs):.0f}'

@@ -22,7 +22,7 @@ def save(folder, model, seed, recalls):
             metric: recalls.mean() / (1 + metric.startswith('ndcg'))
             for metric in table.METRICS
         },
-        'epoch': 3,
+        'epoch': 3 + seed,
         'seconds': 1.0,
         'revision': 'abc1234',
         'date': '2026-01-01',
@@ -53,7 +53,8 @@ def test_table_rows(text):
         'peer-neighborhood',
         'crane',
     ]
-    assert '0, 1' in rows[-1]
+    assert '| 0, 1 |' in rows[-1]
+    assert '| 3, 4 |' in rows[-1]
     assert '± 0.0071' in rows[-1]  # 0.01 / sqrt(2).
 
 
