@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 
-from crane_pyg.checkpoint import replacing
+from readme import replace_between
 
 FOLDER = Path(__file__).parent
 README = FOLDER.parent / 'README.md'
@@ -29,10 +29,7 @@ def main() -> None:
     text = tables([json.loads(path.read_text()) for path in paths])
     print(text)
     if args.write:
-        readme = README.read_text()
-        head, tail = readme.split(BEGIN)[0], readme.split(END)[1]
-        with replacing(README) as temp:
-            temp.write_text(f'{head}{BEGIN}\n{text}\n{END}{tail}')
+        replace_between(README, BEGIN, END, text)
 
 
 def tables(records: list[dict]) -> str:

@@ -16,6 +16,7 @@ from statistics import median
 
 import torch
 from provenance import provenance
+from readme import replace_between
 from torch_geometric.data import HeteroData
 
 from crane_pyg.checkpoint import replacing
@@ -39,10 +40,7 @@ def main() -> None:
     text = '\n\n'.join(table(record) for record in records)
     print(text)
     if args.write:
-        readme = README.read_text()
-        head, tail = readme.split(BEGIN)[0], readme.split(END)[1]
-        with replacing(README) as temp:
-            temp.write_text(f'{head}{BEGIN}\n{text}\n{END}{tail}')
+        replace_between(README, BEGIN, END, text)
 
 
 def get_parser(doc: str | None) -> argparse.ArgumentParser:

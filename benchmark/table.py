@@ -11,9 +11,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import numpy
+from readme import replace_between
 from scipy.stats import ttest_rel
-
-from crane_pyg.checkpoint import replacing
 
 FOLDER = Path(__file__).parent
 README = FOLDER.parent / 'README.md'
@@ -36,10 +35,7 @@ def main() -> None:
     text = tables([load(path) for path in args.results.glob('*.json')])
     print(text)
     if args.write:
-        readme = README.read_text()
-        head, tail = readme.split(BEGIN)[0], readme.split(END)[1]
-        with replacing(README) as temp:
-            temp.write_text(f'{head}{BEGIN}\n{text}\n{END}{tail}')
+        replace_between(README, BEGIN, END, text)
 
 
 def load(path: Path) -> dict:
