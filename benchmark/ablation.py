@@ -129,8 +129,10 @@ def draw(folder: Path) -> None:
                 }
             )
         }
+        columns = min(3, len(groups))
+        rows = -(-len(groups) // columns)
         fig, axes = plt.subplots(
-            (len(groups) + 2) // 3, 3, figsize=(12, 1 + len(groups)),
+            rows, columns, figsize=(4 + 3 * columns, 3 * rows),
             layout='constrained', squeeze=False,
         )  # fmt: skip
         for ax, (group, labels) in zip(axes.flat, groups.items(), strict=False):
