@@ -245,10 +245,10 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             item_in = torch.cat([self.item_id, item_in], dim=-1)
 
         user, item = self._propagate(user_in, item_in, to_item, to_user)
-        for n in range(self.num_item_layers):
+        for _ in range(self.num_item_layers):
             item_in = self.conv((item_in, None), *to_similar)
-            if n + 1 == self.num_item_layers:
-                item = item_in.add_(item)
+        if self.num_item_layers > 0:
+            item = item_in.add_(item)
         if self.num_new_items > 0:
             new = (self.num_new_items, self.neighbor_share)
             item = lend(item, *to_similar, *new)
