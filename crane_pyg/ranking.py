@@ -10,6 +10,7 @@ from torch_geometric.metrics import (
     LinkPredRecall,
 )
 
+from crane_pyg._groups import Products, group_top_k
 from crane_pyg._rows import CompressedRows, check_index
 from crane_pyg.neighborhood import Neighborhood
 
@@ -165,14 +166,17 @@ def score_blocks(
     block_size: int,
     neighbors: Neighborhood | None = None,
 ) -> Scores:
-    r"""Yields blocks of users and their scores of all items."""
+    r"""Yields blocks of users and their scores of all items, filled up with
+    :math:`-\infty` to whole groups; the next block overwrites them.
+    """
     if block_size <= 0:
         raise ValueError(
             f"'block_size' needs to be positive (got {block_size})"
         )
-    item_emb_t = item_emb.t().contiguous()
+    num_rows = min(block_size, user_index.numel())
+    products = Products(num_rows, item_emb.size(0), item_emb)
     for users in user_index.split(block_size):
-        score = user_emb[users] @ item_emb_t
+        score = products(user_emb[users], item_emb)[: users.numel()]
         yield (
             users,
             score if neighbors is None else neighbors.add_to(score, users),
@@ -194,7 +198,7 @@ def mask_top_k(
     r"""Returns the best items that are not excluded; overwrites the scores."""
     row, col, _ = exclude[users]
     score[row, col] = float('-inf')
-    value, index = score.topk(k, dim=-1)
+    value, index = group_top_k(score, k)
     return index.masked_fill(value == float('-inf'), -1)
 
 

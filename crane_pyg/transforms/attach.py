@@ -7,6 +7,7 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data.hetero_data import HeteroData
 
+from crane_pyg.transforms._search import Rows, rank, search
 from crane_pyg.transforms._utils import (
     as_plain,
     check_edge_index,
@@ -20,14 +21,6 @@ from crane_pyg.transforms._utils import (
     to_lists,
 )
 from crane_pyg.transforms.dual_graph import BuildDualGraph, set_user_item_graph
-from crane_pyg.transforms.knn import (
-    candidates,
-    first_copies,
-    rank,
-    rounding,
-    similarity,
-    valid_rows,
-)
 
 Pairs = tuple[Tensor, Tensor, Tensor]
 
@@ -209,30 +202,31 @@ def _attach(
     transform: BuildDualGraph,
 ) -> tuple[Tensor, Tensor]:
     r"""Returns the neighbors of all items, given those of the old ones."""
-    k, block_size = transform.k, transform.block_size
-    rows, x, norm = valid_rows(x, block_size)
-    unit = x / norm.unsqueeze(1).float()
-    num_valid = int((rows < num_old).sum())
-    if num_valid == rows.numel():
+    k, rows = transform.k, Rows(x, transform.block_size)
+    num_valid = int((rows.index < num_old).sum())
+    if num_valid == len(rows):
         return old
-    least = _least_similarity(*old, num_old, k)[rows[:num_valid]]
-    cols = first_copies(x, k + 1)
-    new_cols = cols[cols >= num_valid]
+    least = _least_similarity(*old, num_old, k)[rows.index[:num_valid]]
+    # Rounding may not hide a pair that belongs among the neighbors:
+    least -= rows.rounding()
+    cols = rows.first_copies(k + 1)
+    new = torch.arange(num_valid, len(rows), device=x.device)
+    i, j = search(rows, cols, k, new)
+    edge_index, values = rank(i, j, rows.similarity(i, j), k)
 
-    pairs, edges = [_as_pairs(*old)], []
-    for query in torch.arange(num_valid, x.size(0)).split(block_size):
-        i, j = candidates(unit, query.to(x.device), cols, k)
-        edge_index, sim = rank(i, j, similarity(x, norm, i, j), k)
-        edges.append((rows[edge_index], sim))
-    for j in new_cols.split(block_size):
-        # Rounding may not hide a pair that belongs among the neighbors:
-        product = unit[j] @ unit[:num_valid].t()
-        j_of, i = (product >= least - rounding(unit)).nonzero().unbind(dim=1)
-        sim = similarity(x, norm, i, j[j_of])
-        pairs.append((rows[i], rows[j[j_of]], sim))
+    pairs = [_as_pairs(*old)]
+    before = torch.arange(num_valid, device=x.device)
+    for block in cols[cols >= num_valid].split(rows.block_size):
+        unit = rows.unit(block)
+        for i in before.split(rows.block_size):
+            product = unit @ rows.unit(i).t()
+            row, col = (product >= least[i]).nonzero().unbind(dim=1)
+            i, j = i[col], block[row]
+            found = (rows.index[i], rows.index[j], rows.similarity(i, j))
+            pairs.append(found)
     # The old neighbors stand first, and have the lower indices:
     i, j, sim = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    parts = [rank(i, j, sim, k), *edges]
+    parts = [rank(i, j, sim, k), (rows.index[edge_index], values)]
     return (
         torch.cat([edge_index for edge_index, _ in parts], dim=1),
         torch.cat([sim for _, sim in parts]),

@@ -77,8 +77,8 @@ class BuildDualGraph(BaseTransform):
         undirected (bool, optional): If set to :obj:`False`, items receive from
             their own neighbors only, and not also from the items whose
             neighbors they are. (default: :obj:`True`)
-        block_size (int, optional): The number of items compared with all
-            others at once. (default: :obj:`1024`)
+        block_size (int, optional): The number of items compared with as many
+            others at once. (default: :obj:`2048`)
         edge_type (tuple, optional): The edge type that holds the training
             pairs, from users to items.
             (default: :obj:`('user', 'rates', 'item')`)
@@ -102,7 +102,7 @@ class BuildDualGraph(BaseTransform):
         modality_weights: dict[str, float] | None = None,
         weighting: Literal['uniform', 'cosine'] = 'cosine',
         undirected: bool = True,
-        block_size: int = 1024,
+        block_size: int = 2048,
         edge_type: EdgeType = ('user', 'rates', 'item'),
         item_edge: str = 'similar_to',
         num_co_rated: int = 100,

@@ -1,9 +1,8 @@
-import math
-
 import torch
 from torch import Tensor
-from torch_geometric.utils import coalesce, cumsum, degree
+from torch_geometric.utils import coalesce
 
+from crane_pyg.transforms._search import Rows, rank, search
 from crane_pyg.transforms._utils import (
     check_edge_index,
     check_features,
@@ -15,7 +14,7 @@ from crane_pyg.transforms._utils import (
 def knn_item_graph(
     x: Tensor,
     k: int,
-    block_size: int = 1024,
+    block_size: int = 2048,
 ) -> tuple[Tensor, Tensor]:
     r"""Connects every row of :obj:`x` to the :obj:`k` other rows of largest
     cosine similarity, as for the item graph of the `"Cross-Modal Attention
@@ -27,7 +26,7 @@ def knn_item_graph(
         \frac{\mathbf{x}_i^{\top} \mathbf{x}_j}
         {\| \mathbf{x}_i \| \, \| \mathbf{x}_j \|}
 
-    Candidates come from blocked products in the precision that
+    Candidates come from products, tile by tile, in the precision that
     :func:`torch.get_float32_matmul_precision` names (the search is exact at
     its default, :obj:`"highest"`). They are ranked by similarities computed in
     double and rounded to single precision. Equal ones are tied, and the lower
@@ -40,10 +39,10 @@ def knn_item_graph(
     Args:
         x (torch.Tensor): The feature matrix.
         k (int): The number of neighbors.
-        block_size (int, optional): The number of rows compared with all
-            others at once; no tensor larger than
-            :math:`(\text{block\_size}, N)` or :obj:`x` is created.
-            (default: :obj:`1024`)
+        block_size (int, optional): The number of rows compared with as many
+            others at once. Apart from the tiles, memory grows with the number
+            of edges only: there is no copy of :obj:`x`.
+            (default: :obj:`2048`)
 
     Shapes:
         - **x:** :math:`(N, F)`
@@ -61,94 +60,12 @@ def knn_item_graph(
     if bool(x.isinf().any()):
         raise ValueError("'x' needs to hold no infinite entries (got 'inf')")
 
-    rows, x, norm = valid_rows(x, block_size)
-    outs = []
-    unit = x / norm.unsqueeze(1).float()
-    cols = first_copies(x, k + 1)
-    for start in range(0, rows.numel(), block_size):
-        query = torch.arange(start, start + block_size, device=x.device)
-        query = query[query < rows.numel()]
-        i, j = candidates(unit, query, cols, k)
-        outs.append(rank(i, j, similarity(x, norm, i, j), k))
-
-    if len(outs) == 0:
-        return rows.new_empty(2, 0), x.new_empty(0)
-    edge_index = torch.cat([edge_index for edge_index, _ in outs], dim=1)
-    return rows[edge_index], torch.cat([sim for _, sim in outs])
-
-
-def valid_rows(x: Tensor, block_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Returns the indices of the rows that have the modality, these rows, none
-    of whose entries is beyond one, and their norms in double precision.
-    """
-    scale = x.abs().amax(dim=1) if x.size(1) > 0 else x.new_zeros(x.size(0))
-    rows = (scale > 0).nonzero().view(-1)  # Comparison drops NaN as well.
-    x = (x[rows] / scale[rows].unsqueeze(1)).float()
-    norm = torch.cat(
-        [b.double().norm(dim=1) for b in torch.split(x, block_size)]
-    )
-    return rows, x, norm
-
-
-def first_copies(x: Tensor, num: int) -> Tensor:
-    r"""Returns the rows that are among the first copies of their vector.
-
-    Of equal rows, only the lowest ones can be neighbors, so that dropping the
-    others bounds the number of ties a row has to deal with.
-    """
-    if x.size(0) == 0:
-        return torch.empty(0, dtype=torch.long, device=x.device)
-    group = torch.unique(x, dim=0, return_inverse=True)[1]
-    perm, rank = _rank_in_group(group)
-    return perm[rank < num].sort()[0]
-
-
-def _rank_in_group(group: Tensor) -> tuple[Tensor, Tensor]:
-    group, perm = group.sort(stable=True)
-    ptr = cumsum(degree(group, dtype=torch.long))
-    return perm, torch.arange(group.numel(), device=group.device) - ptr[group]
-
-
-def candidates(
-    unit: Tensor,
-    query: Tensor,
-    cols: Tensor,
-    k: int,
-) -> tuple[Tensor, Tensor]:
-    r"""Returns all pairs which rounding may not exclude from the top-k."""
-    sim = unit[query] @ unit[cols].t()
-    # The row itself is still in it, which can but lower the threshold:
-    kth = sim.topk(min(k + 1, cols.numel()), dim=1)[0][:, -1:]
-    i, j = (sim >= kth - rounding(unit)).nonzero().unbind(dim=1)
-    i, j = query[i], cols[j]
-    return i[i != j], j[i != j]
-
-
-def rounding(unit: Tensor) -> float:
-    r"""Returns by how much a product of unit vectors may be off."""
-    return 4 * torch.finfo(unit.dtype).eps * math.sqrt(unit.size(1) + 16)
-
-
-def similarity(x: Tensor, norm: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    r"""Returns the cosine of pairs, rounded to single precision."""
-    num_pairs = max(1, 2**19 // x.size(1))  # Keeps the products in cache.
-    dots = [
-        (x[a].double() * x[b]).sum(dim=1)
-        for a, b in zip(
-            *(torch.split(v, num_pairs) for v in (i, j)), strict=True
-        )
-    ]
-    return (torch.cat(dots) / (norm[i] * norm[j])).float().clamp_(-1.0, 1.0)
-
-
-def rank(i: Tensor, j: Tensor, sim: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    r"""Keeps the :obj:`k` pairs of largest similarity of each :obj:`i`. Those
-    that are equal need to arrive sorted by :obj:`j`, and stay so.
-    """
-    perm = sim.sort(descending=True, stable=True)[1]
-    group, place = _rank_in_group(i[perm])
-    perm = perm[group][place < k]
-    return torch.stack([j[perm], i[perm]]), sim[perm]
+    rows = Rows(x, block_size)
+    if len(rows) == 0:
+        return rows.index.new_empty(2, 0), x.new_empty(0, dtype=torch.float)
+    i, j = search(rows, rows.first_copies(k + 1), k)
+    edge_index, sim = rank(i, j, rows.similarity(i, j), k)
+    return rows.index[edge_index], sim
 
 
 def merge_item_graphs(

@@ -336,7 +336,7 @@ def test_copy_move_save_load(tmp_path):
 def test_repr():
     assert str(T.BuildDualGraph()) == (
         "BuildDualGraph(k=10, modality_weights=None, weighting='cosine', "
-        'undirected=True, block_size=1024, '
+        'undirected=True, block_size=2048, '
         "edge_type=('user', 'rates', 'item'), item_edge='similar_to', "
         "num_co_rated=100, co_edge='co_rated')"
     )

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import crane_pyg.transforms as T
-import crane_pyg.transforms.knn as knn_module
+import crane_pyg.transforms._search as search
 
 
 def naive_knn(x, k):
@@ -128,12 +128,13 @@ def test_knn_repairs_inexact_products(monkeypatch):
     x = torch.randn(50, 12)
     x[10:20] = x[:10].clone()
     expected = T.knn_item_graph(x, k=4)
-    candidates = knn_module.candidates
+    unit = search.Rows.unit
 
-    def noisy(unit, *args):
-        return candidates(unit + 2e-7 * torch.randn_like(unit), *args)
+    def noisy(rows, index):
+        x = unit(rows, index)
+        return x + 2e-7 * torch.randn_like(x)
 
-    monkeypatch.setattr(knn_module, 'candidates', noisy)
+    monkeypatch.setattr(search.Rows, 'unit', noisy)
     out = T.knn_item_graph(x, k=4)
     assert torch.equal(out[0], expected[0])
     assert torch.equal(out[1], expected[1])
@@ -162,6 +163,47 @@ def test_knn_dtypes(dtype):
     tol = 4 * torch.finfo(dtype).eps + 1e-6
     torch.testing.assert_close(sim, naive_knn(x, 3)[1], atol=tol, rtol=0)
     assert edge_index.size(1) == 90
+
+
+@pytest.mark.parametrize('k', [1, 10, 40])
+@pytest.mark.parametrize('sort', [False, True])
+def test_knn_of_many_rows(k, sort):
+    # More than one tile of many groups; neighbors may all be in one group:
+    torch.manual_seed(0)
+    x = torch.randn(700, 3)
+    x[300:400] = x[:100]
+    x = x[x[:, 0].argsort()] if sort else x
+    sim = torch.nn.functional.normalize(x.double(), dim=1)
+    sim = (sim @ sim.t()).float().fill_diagonal_(-2)
+    expected, index = sim.sort(dim=1, descending=True, stable=True)
+    for block_size in [64, 256, 1024]:
+        edge_index, out = T.knn_item_graph(x, k, block_size)
+        out = out.view(700, k)
+        torch.testing.assert_close(out, expected[:, :k], atol=1e-6, rtol=0)
+        same = edge_index[0].view(700, k) == index[:, :k]
+        assert same.float().mean() > 0.99  # But for ties after rounding.
+
+
+def test_knn_survives_rows_of_one_code(monkeypatch):
+    torch.manual_seed(0)
+    x = torch.randn(50, 4)
+    x[30:] = x[1].clone()
+    expected = T.knn_item_graph(x, k=3)
+    monkeypatch.setattr(search, 'hash_rows', lambda x: x[:, 0].long() * 0)
+    out = T.knn_item_graph(x, k=3)
+    assert torch.equal(out[0], expected[0])
+    assert torch.equal(out[1], expected[1])
+
+
+def test_knn_equal_rows_with_two_zeros():
+    x = torch.tensor([[1.0, 0.0], [1.0, -0.0], [0.0, 1.0]])
+    code = search.hash_rows(x)
+    assert code[0] == code[1] != code[2]
+
+
+def test_knn_records_no_gradient():
+    x = torch.randn(9, 4, requires_grad=True)
+    assert not T.knn_item_graph(x, k=2)[1].requires_grad
 
 
 def test_knn_is_bounded_in_memory():

@@ -1,0 +1,207 @@
+r"""Exact search for the rows of largest cosine similarity, tile by tile."""
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch_geometric.utils import cumsum, degree
+
+from crane_pyg._groups import GROUP, Products
+
+PART_SIZE: Final = 2**19  # Keeps products of pairs in the cache.
+
+
+class Rows:
+    r"""The rows of a matrix that have the modality: those which are not zero
+    and hold no NaN.
+
+    They are read in single precision, with no entry beyond one, and only where
+    needed, as a copy of the whole matrix may not fit into memory.
+    """
+
+    def __init__(self, x: Tensor, block_size: int) -> None:
+        block_size = max(block_size, GROUP)  # Less takes as long.
+        self.x, self.block_size = x.detach(), block_size
+        scale = torch.cat([row_scale(b) for b in self.x.split(block_size)])
+        self.index = (scale > 0).nonzero().view(-1)  # Drops NaN as well.
+        self.scale = scale[self.index]
+        every = torch.arange(len(self), device=x.device)
+        self.blocks = every.split(block_size)
+        self.norm = torch.cat(
+            [self[block].double().norm(dim=1) for block in self.blocks]
+        )
+
+    def __len__(self) -> int:
+        return self.index.numel()
+
+    def __getitem__(self, row: Tensor) -> Tensor:
+        x = self.x.index_select(0, self.index[row])
+        return x.div_(self.scale[row].unsqueeze(1)).float()
+
+    def unit(self, row: Tensor) -> Tensor:
+        r"""Returns rows of length one."""
+        return self[row].div_(self.norm[row].float().unsqueeze(1))
+
+    def rounding(self) -> float:
+        r"""Returns by how much a product of unit vectors may be off."""
+        eps = torch.finfo(torch.float).eps
+        return 4 * eps * math.sqrt(self.x.size(1) + 16)
+
+    def similarity(self, i: Tensor, j: Tensor) -> Tensor:
+        r"""Returns the cosine of pairs, rounded to single precision."""
+        num_pairs = max(1, PART_SIZE // self.x.size(1))
+        dots = [
+            (self[a].double() * self[b]).sum(dim=1)
+            for a, b in zip(i.split(num_pairs), j.split(num_pairs), strict=True)
+        ]
+        norm = self.norm[i] * self.norm[j]
+        return (torch.cat(dots) / norm).float().clamp_(-1.0, 1.0)
+
+    def first_copies(self, num: int) -> Tensor:
+        r"""Returns the rows that are among the first copies of their vector.
+
+        Of equal rows, only the lowest ones can be neighbors, so that dropping
+        the others bounds the number of ties a row has to deal with.
+        """
+        code = torch.cat([hash_rows(self[block]) for block in self.blocks])
+        group = code.unique(return_inverse=True)[1]
+        perm, place = place_in_group(group)
+        first, others = perm[place == 0], perm[place >= num]
+        # Rows of one code are equal, but for an accident:
+        differs = [
+            (self[row] != self[first[group[row]]]).any(dim=1)
+            for row in others.split(self.block_size)
+        ]
+        others = others[torch.cat(differs)]
+        return torch.cat([perm[place < num], others]).sort()[0]
+
+
+class Candidates:
+    r"""The pairs which rounding may not exclude from the :math:`k` of largest
+    product of their row.
+
+    Args:
+        num_rows (int): The number of rows.
+        k (int): The number of pairs of each.
+        rounding (float): By how much a product may be off.
+        like (torch.Tensor): Tells the type of the products.
+    """
+
+    def __init__(
+        self, num_rows: int, k: int, rounding: float, like: Tensor
+    ) -> None:
+        # The largest entries of as many groups as there is room for, none of
+        # which can be larger than the pairs looked for:
+        self.best = like.new_full((num_rows, k), float('-inf'))
+        self.rounding = rounding
+        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, row: int, col: int, groups: Tensor, largest: Tensor) -> None:
+        r"""Takes products :math:`(*, G, S)` of the rows from :obj:`row` on with
+        :math:`G` groups of columns from :obj:`col` on, and the largest ones of
+        the groups :math:`(B, G)`.
+        """
+        best = self.best[row : row + largest.size(0)]
+        best.copy_(torch.cat([best, largest], dim=1).topk(best.size(1))[0])
+        least = self._least(best)
+        i, group = (largest >= least.unsqueeze(1)).nonzero().unbind(dim=1)
+        value = groups[i, group]
+        hit, place = (value >= least[i].unsqueeze(1)).nonzero().unbind(dim=1)
+        j = col + group[hit] * groups.size(2) + place
+        self.pairs.append((row + i[hit], j, value[hit, place]))
+
+    def prune(self) -> None:
+        r"""Drops the pairs that later ones have excluded."""
+        i, j, value = map(torch.cat, zip(*self.pairs, strict=True))
+        keep = value >= self._least(self.best)[i]
+        self.pairs = [(i[keep], j[keep], value[keep])]
+
+    def _least(self, best: Tensor) -> Tensor:
+        # Finite, as what fills up the groups is not:
+        least = best[:, -1] - self.rounding
+        return least.clamp(min=torch.finfo(best.dtype).min)
+
+
+def search(
+    rows: Rows, cols: Tensor, k: int, query: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""Returns pairs of a row and another one in :obj:`cols`, among them those
+    of the :obj:`k` largest similarities of all rows, or of those in
+    :obj:`query`. They are sorted by the other one.
+    """
+    blocks = list(cols.split(rows.block_size))
+    others = complement(cols, len(rows)) if query is None else query
+    num_symmetric = len(blocks) if query is None else 0
+    queries = blocks[:num_symmetric] + list(others.split(rows.block_size))
+    query = torch.cat(queries)
+
+    size = min(rows.block_size, len(rows))
+    like = rows.norm.float()
+    products, step = Products(size, size, like), group_size(size, k + 1)
+    # The row itself is among them:
+    found = Candidates(query.numel(), k + 1, rows.rounding(), like)
+    row = 0
+    for n, block in enumerate(queries):
+        x, col = rows.unit(block), 0
+        for m, other in enumerate(blocks):
+            if n >= num_symmetric or m >= n:
+                tile = products(x, rows.unit(other))
+                tall = tile.unflatten(1, (-1, step))
+                found.add(row, col, tall, tall.amax(dim=2)[: block.numel()])
+            if n < num_symmetric and m > n:
+                wide = tile.unflatten(0, (-1, step))
+                largest = wide.amax(dim=1).t()[: other.numel()]
+                found.add(col, row, wide.permute(2, 0, 1), largest)
+            col += other.numel()
+        found.prune()
+        row += block.numel()
+    i, j, _ = found.pairs[0]
+    j, perm = cols[j].sort(stable=True)
+    i = query[i[perm]]
+    return i[i != j], j[i != j]
+
+
+def group_size(num_cols: int, k: int) -> int:
+    r"""Returns the size of the groups of columns: not so large that the first
+    :obj:`num_cols` columns have few groups for :obj:`k` of them to matter.
+    """
+    size = GROUP
+    while size > 1 and num_cols < 2 * k * size:
+        size //= 2
+    return size
+
+
+def complement(index: Tensor, size: int) -> Tensor:
+    mask = torch.ones(size, dtype=torch.bool, device=index.device)
+    mask[index] = False
+    return mask.nonzero().view(-1)
+
+
+def row_scale(x: Tensor) -> Tensor:
+    return x.abs().amax(dim=1) if x.size(1) > 0 else x.new_zeros(x.size(0))
+
+
+def hash_rows(x: Tensor) -> Tensor:
+    r"""Returns a number for each row, the same for equal ones."""
+    rng = torch.Generator().manual_seed(0)
+    weight = torch.randint(2**62, (x.size(1),), generator=rng).to(x.device)
+    bits = (x + 0.0).view(torch.int32)  # There are two zeros.
+    return (bits * weight).sum(dim=1)
+
+
+def place_in_group(group: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Sorts by group, and returns the places within them."""
+    group, perm = group.sort(stable=True)
+    ptr = cumsum(degree(group, dtype=torch.long))
+    return perm, torch.arange(group.numel(), device=group.device) - ptr[group]
+
+
+def rank(i: Tensor, j: Tensor, sim: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    r"""Keeps the :obj:`k` pairs of largest similarity of each :obj:`i`. Those
+    that are equal need to arrive sorted by :obj:`j`, and stay so.
+    """
+    perm = sim.sort(descending=True, stable=True)[1]
+    group, place = place_in_group(i[perm])
+    perm = perm[group][place < k]
+    return torch.stack([j[perm], i[perm]]), sim[perm]
