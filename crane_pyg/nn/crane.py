@@ -317,8 +317,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 no ID stream.
         """
         user = F.embedding(user_index, out.user)
-        pos = F.embedding(pos_index, out.item)
-        neg = F.embedding(_hardest(user, out.item, neg_index), out.item)
+        neg_index = _hardest(user, out.item, neg_index)
+        pos, neg = F.embedding(torch.stack([pos_index, neg_index]), out.item)
         loss: Tensor = BPRLoss(lambda_reg)(
             (user * pos).sum(dim=-1),
             (user * neg).sum(dim=-1),

@@ -1,3 +1,5 @@
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -64,9 +66,19 @@ def info_nce_loss(
     if index is not None:
         same = (index.unsqueeze(0) == index.unsqueeze(1)).fill_diagonal_(False)
         logits = logits.masked_fill_(same, float('-inf'))
-    # Both directions read the same logits, none of which is transposed:
-    total = logits.logsumexp(dim=0) + logits.logsumexp(dim=1)
-    return (0.5 * total - logits.diagonal()).mean()
+    total = _logsumexps(logits, 1 / temperature)
+    return (0.5 * total - (x * y).sum(dim=-1)).mean()
+
+
+def _logsumexps(logits: Tensor, peak: float) -> Tensor:
+    r"""Sums those of the rows and of the columns of logits, which are between
+    :obj:`-peak` and :obj:`peak`; overwrites them.
+    """
+    # The same exponentials serve both, unless some could be too small:
+    if 2 * peak > -math.log(torch.finfo(logits.dtype).tiny):
+        return logits.logsumexp(dim=0) + logits.logsumexp(dim=1)
+    exp = logits.sub_(peak).exp_()
+    return exp.sum(dim=0).log() + exp.sum(dim=1).log() + 2 * peak
 
 
 def _check_temperature(temperature: float) -> None:

@@ -171,12 +171,23 @@ def test_info_nce_loss_of_repeated_nodes(index):
     out = InfoNCELoss(0.5)(x, y, index)
     expected = naive_info_nce(x, y, 0.5, index)
     if index.unique().numel() == 1:  # There is nothing to be told apart from.
-        assert out == 0
+        assert float(out.detach()) == pytest.approx(0, abs=1e-12)
     else:
         assert_same(out, expected, [x, y])
     if index.unique().numel() == 6:
         torch.testing.assert_close(out, info_nce_loss(x, y, 0.5))
     assert torch.equal(index, before)
+
+
+# The smallest ones leave no room for exponentials that are shared:
+@pytest.mark.parametrize('temperature', [0.01, 0.02, 0.024, 0.1])
+def test_info_nce_loss_of_opposite_views(temperature):
+    x = torch.tensor([[1.0, 0.0], [0.999, 0.01]], requires_grad=True)
+    y = -x.detach()
+    out = info_nce_loss(x, y, temperature)
+    expected = naive_info_nce(x.double(), y.double(), temperature)
+    torch.testing.assert_close(out, expected.float(), atol=1e-5, rtol=1e-5)
+    assert torch.autograd.grad(out, x)[0].isfinite().all()
 
 
 def test_info_nce_loss_defaults():
