@@ -1,4 +1,4 @@
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from crane_pyg.transforms import BuildDualGraph, knn_item_graph
 
 PROFILES: Final = ('input', 'contrast', None)
 REFINED: Final = 'refined'
+HALF: Final = (torch.half, torch.bfloat16)
 
 
 class CRANEOutput(NamedTuple):
@@ -52,8 +53,11 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         \qquad \mathbf{x}_{u,m} = \mathbf{q}_{u,m} + g_m \,
         \frac{1}{d_u} \sum_{i \in \mathcal{N}(u)} \mathbf{x}_{i,m}
 
-    All are scaled to unit length. A further stream holds the ID embeddings.
-    All streams, side by side, are propagated over both graphs:
+    Features in half precision are projected in it, which saves half of their
+    memory and, where the hardware multiplies :obj:`bfloat16`, most of the time
+    that wide ones take. All are scaled to unit length. A further stream holds
+    the ID embeddings. All streams, side by side, are propagated over both
+    graphs:
 
     .. math::
         \mathbf{X}^{(l+1)} = \hat{\mathbf{A}} \mathbf{X}^{(l)}, \qquad
@@ -477,12 +481,20 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 )
             x, mask = self._features(name, x)
             x = F.dropout(x, self.dropout, self.training)
-            x = unit(self.encoder[f'x_{name}'](x))
+            x = unit(self._project(name, x))
             xs.append(x if mask is None else x * mask.unsqueeze(-1))
             masks.append(mask)
         if self.rca is None:
             return xs
         return [unit(x) for x in self.rca(xs, _fill_masks(xs, masks))]
+
+    def _project(self, name: str, x: Tensor) -> Tensor:
+        encoder = self.encoder[f'x_{name}']
+        dtype = next(encoder.parameters()).dtype
+        if x.dtype == dtype or x.dtype not in HALF:
+            return cast(Tensor, encoder(x))
+        with torch.autocast(x.device.type, x.dtype):
+            return cast(Tensor, encoder(x)).to(dtype)
 
     def _profile(self, x: Tensor, to_user: Tensor) -> Tensor:
         count = degree(to_user[1], self.num_users).clamp(min=1)

@@ -107,6 +107,25 @@ def test_crane_variants(num_modalities, use_id, profile, mode):
     assert_learns(model, data, contrast_weight=0.1 if use_id else 0)
 
 
+@pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16])
+@pytest.mark.parametrize('missing', [False, True])
+def test_crane_of_features_in_half_precision(dtype, missing):
+    data, half = get_data(), get_data()
+    for name in get_sizes():
+        x = half['item'][f'x_{name}'].to(dtype)
+        x[3] = float('nan') if missing else x[3]
+        half['item'][f'x_{name}'], data['item'][f'x_{name}'] = x, x.float()
+    model, expected = get_model(), get_model()
+    out = model(half)
+    tol = 8 * torch.finfo(dtype).eps
+    for x, y in zip(out, expected(data), strict=True):
+        assert x.dtype == torch.float
+        torch.testing.assert_close(x, y, atol=tol, rtol=tol)
+    assert_learns(model, half, contrast_weight=0.1)
+    model.to(dtype)  # Nothing is left to be converted.
+    assert model._project('image', half['item'].x_image).dtype == dtype
+
+
 @pytest.mark.parametrize('num_layers', [0, 2])
 @pytest.mark.parametrize('num_item_layers', [0, 1, 2])
 def test_crane_num_layers(num_layers, num_item_layers):
