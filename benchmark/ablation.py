@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 
 RESULTS = Path(__file__).parent / 'results' / 'ablation'
 RELATIONS = ('co_rated', 'refined', 'similar_to')
+SOFTMAX = {'num_samples': 1024, 'temperature': 0.2}
 GROUPS: dict[str, dict[str, dict[str, object]]] = {
     'Without a part': {
         'RCA': {'mode': None},
@@ -58,6 +59,18 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
         f'{n}, {t}': {'softmax': {'num_samples': n, 'temperature': t}}
         for n in (256, 1024)
         for t in (0.1, 0.2)
+    },
+    'Sampled softmax: 1024 popular negatives, .2': {
+        name: {'softmax': {**SOFTMAX, 'popular': True, 'correct': correct}}
+        for name, correct in [('as they are', False), ('corrected', True)]
+    },
+    'Item graph rebuilt after RCA': {
+        f'every {n} epochs': {'rebuild': n} for n in (1, 5)
+    },
+    'Features': {
+        'bfloat16': {'features': {'dtype': 'bfloat16'}},
+        '64 of 128': {'features': {'channels': 64}},
+        '32 of 128': {'features': {'channels': 32}},
     },
     'Channels': {str(d): {'channels': d} for d in (32, 128, 256)},
     'Layers': {str(n): {'num_layers': n} for n in (0, 1, 3)},

@@ -130,6 +130,9 @@ def fit(
         print(name, seed, epoch, f'{valid["recall@20"]:.4f}', flush=True)
         if epoch - best['epoch'] >= args.patience:
             break
+        start = time.perf_counter()
+        model.end_epoch(data, epoch)
+        seconds += time.perf_counter() - start
     return {
         **best,
         'test': evaluate(*kept, **kept_ranking),

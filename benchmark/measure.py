@@ -57,13 +57,15 @@ def get_parser(doc: str | None) -> argparse.ArgumentParser:
 def medians(
     runs: dict[str, Callable[[], object]], repeats: int = 7
 ) -> dict[str, float]:
-    """The median seconds of each, taken in turns after one turn unmeasured."""
+    """The median seconds of each, taken in turns after one turn unmeasured;
+    without a repeat, that turn is measured.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for n in range(repeats + 1):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
-            if n > 0:
+            if n > 0 or repeats == 0:
                 times[name].append(time.perf_counter() - start)
     return {name: median(values) for name, values in times.items()}
 

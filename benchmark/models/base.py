@@ -48,6 +48,9 @@ class Model(torch.nn.Module):
         """
         return None
 
+    def end_epoch(self, data: HeteroData, epoch: int) -> None:
+        r"""Does what is due after some epochs of training, if anything."""
+
     def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
         r"""The loss of a mini-batch, of the latest forward pass.
 

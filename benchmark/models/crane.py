@@ -1,10 +1,19 @@
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 
 from crane_pyg.neighborhood import Neighborhood
-from crane_pyg.nn import CRANE, CRANEOutput, SampledSoftmaxLoss
+from crane_pyg.nn import CRANE, CRANEOutput
+from crane_pyg.nn.loss import sampled_softmax_loss
+from crane_pyg.transforms import (
+    BuildDualGraph,
+    ReduceFeatures,
+    knn_item_graph,
+)
 
 from .base import Model, Recipe
 from .features import get_features
@@ -17,9 +26,14 @@ class CRANEModel(Model):
         data (torch_geometric.data.HeteroData): Features and node counts.
         loss (dict, optional): Arguments of the loss of CRANE.
             (default: :obj:`None`)
-        softmax (dict, optional): Arguments of sampled softmax, which replaces
-            that loss; :obj:`num_samples` negatives are shared by a
-            mini-batch. (default: :obj:`None`)
+        softmax (dict, optional): Arguments of :class:`Softmax`, which replaces
+            that loss. (default: :obj:`None`)
+        features (dict, optional): Trains on other features: those of a
+            :obj:`dtype`, or reduced to some :obj:`channels`.
+            (default: :obj:`None`)
+        rebuild (int, optional): Every how many epochs the item graph of the
+            training is built anew, of the streams of the items after RCA;
+            :obj:`0` keeps that of the features. (default: :obj:`0`)
         **kwargs (optional): Values of the recipe and arguments of CRANE.
     """
 
@@ -30,23 +44,28 @@ class CRANEModel(Model):
         data: HeteroData,
         loss: dict[str, float] | None = None,
         softmax: dict[str, float] | None = None,
+        features: dict[str, object] | None = None,
+        rebuild: int = 0,
         **kwargs: object,
     ) -> None:
         recipe = vars(self.recipe).keys() & kwargs.keys()
         super().__init__(**{name: kwargs.pop(name) for name in recipe})
-        sizes = {name: x.size(1) for name, x in get_features(data).items()}
+        self.rebuild, self.item_graph = rebuild, None
+        self.features = None
+        if features is not None:
+            self.features = get_features(replace_features(data, **features))
+        xs = self.features or get_features(data)
+        sizes = {name: x.size(1) for name, x in xs.items()}
         num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
         self.model = CRANE(num_users, num_items, sizes, **kwargs)
         self.options = {'lambda_reg': self.recipe.lambda_reg, **(loss or {})}
-        self.num_samples, self.softmax = 0, None
+        self.softmax = None
         if softmax is not None:
-            softmax = dict(softmax)
-            self.num_samples = int(softmax.pop('num_samples'))
-            self.softmax = SampledSoftmaxLoss(**softmax)
+            self.softmax = Softmax(data, self.recipe.lambda_reg, **softmax)
 
     def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
         r"""Embeds all users and items."""
-        self.out = self.model(data)
+        self.out = self.model(self._replace(data))
         return self.out.user, self.out.item
 
     def neighborhood(self, data: HeteroData) -> Neighborhood | None:
@@ -55,15 +74,96 @@ class CRANEModel(Model):
 
     def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
         r"""The loss of a mini-batch, of the latest forward pass."""
-        if self.softmax is None:
-            return self.model.loss(self.out, user, pos, neg, **self.options)
-        num_items = self.model.num_items
-        index = torch.randint(num_items, (self.num_samples,), device=pos.device)
-        x, y = F.embedding(user, self.out.user), F.embedding(pos, self.out.item)
-        mask = pos.unsqueeze(1) == index
-        loss = self.softmax(x, y, F.embedding(index, self.out.item), mask)
+        if self.softmax is not None:
+            return self.softmax(self.out, user, pos)
+        return self.model.loss(self.out, user, pos, neg, **self.options)
+
+    @torch.no_grad()
+    def end_epoch(self, data: HeteroData, epoch: int) -> None:
+        r"""Builds the item graph anew."""
+        if self.rebuild > 0 and epoch % self.rebuild == 0:
+            x = torch.cat(self.model._encode_items(self._replace(data)), dim=-1)
+            neighbors = {'refined': knn_item_graph(x, 10)}
+            num_items = self.model.num_items
+            graph = BuildDualGraph().item_graph(neighbors, num_items)
+            size = (num_items, num_items)
+            adj = EdgeIndex(graph[0], sparse_size=size, sort_order='col')
+            self.item_graph = (adj.fill_cache_(), graph[1])
+
+    def _replace(self, data: HeteroData) -> HeteroData:
+        if self.features is None and self.item_graph is None:
+            return data
+        data = copy.copy(data)
+        for name, x in (self.features or {}).items():
+            data['item'][f'x_{name}'] = x
+        if self.item_graph is not None:
+            store = data['item', 'similar_to', 'item']
+            store.edge_index, store.edge_weight = self.item_graph
+        return data
+
+
+def replace_features(
+    data: HeteroData, dtype: str | None = None, channels: int | None = None
+) -> HeteroData:
+    r"""Returns the data with features of another type or fewer of them."""
+    data = copy.copy(data)
+    if channels is not None:
+        data = ReduceFeatures(channels)(data)
+    if dtype is not None:
+        for name, x in get_features(data).items():
+            data['item'][f'x_{name}'] = x.to(getattr(torch, dtype))
+    return data
+
+
+class Softmax(torch.nn.Module):
+    r"""Sampled softmax over the cosines, with negatives that a mini-batch
+    shares.
+
+    Args:
+        data (torch_geometric.data.HeteroData): The training pairs.
+        lambda_reg (float): The :math:`L_2` regularization strength.
+        num_samples (int): The number of negatives.
+        temperature (float): The temperature.
+        popular (bool, optional): If set to :obj:`True`, items are drawn as
+            often as users had them, instead of equally often.
+            (default: :obj:`False`)
+        correct (bool, optional): If set to :obj:`True`, logits are corrected
+            for how often items are drawn. (default: :obj:`False`)
+    """
+
+    def __init__(
+        self,
+        data: HeteroData,
+        lambda_reg: float,
+        num_samples: int,
+        temperature: float,
+        popular: bool = False,
+        correct: bool = False,
+    ) -> None:
+        super().__init__()
+        num_items = data['item'].num_nodes
+        count = torch.ones(num_items)
+        if popular:  # One more, as any item needs to be drawn at times.
+            item = data['user', 'rates', 'item'].edge_index.as_tensor()[1]
+            count += torch.bincount(item, minlength=num_items)
+        self.register_buffer('share', count / count.sum(), persistent=False)
+        self.lambda_reg, self.num_samples = lambda_reg, num_samples
+        self.temperature, self.correct = temperature, correct
+
+    def forward(self, out: CRANEOutput, user: Tensor, pos: Tensor) -> Tensor:
+        r"""The loss of a mini-batch of training pairs."""
+        neg = self.share.multinomial(self.num_samples, replacement=True)
+        x, y = F.embedding(user, out.user), F.embedding(pos, out.item)
         reg = x.square().sum() + y.square().sum()
-        return loss + self.options['lambda_reg'] * reg / x.size(0)
+        z = F.normalize(F.embedding(neg, out.item), dim=-1)
+        x = F.normalize(x, dim=-1) / self.temperature
+        score = (x * F.normalize(y, dim=-1)).sum(dim=-1)
+        log_q = (None, None)
+        if self.correct:
+            log_q = self.share[pos].log(), self.share[neg].log()
+        mask = pos.unsqueeze(1) == neg
+        loss = sampled_softmax_loss(score, x @ z.t(), mask, *log_q)
+        return loss + self.lambda_reg * reg / x.size(0)
 
 
 def add_neighborhood(peer: type[Model], scale: float) -> type[Model]:

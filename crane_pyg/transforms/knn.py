@@ -2,6 +2,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
+from crane_pyg._groups import GROUP
 from crane_pyg.transforms._search import Rows, rank, search
 from crane_pyg.transforms._utils import (
     check_edge_index,
@@ -57,7 +58,7 @@ def knn_item_graph(
     check_positive(k, 'k')
     check_positive(block_size, 'block_size')
     check_features(x, 'x')
-    if bool(x.isinf().any()):
+    if any(bool(block.isinf().any()) for block in x.split(GROUP)):
         raise ValueError("'x' needs to hold no infinite entries (got 'inf')")
 
     rows = Rows(x, block_size)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
@@ -406,3 +407,61 @@ def test_peer_with_the_neighborhood_of_crane():
     ).add_to(torch.zeros(NUM_USERS, NUM_ITEMS), users)
     assert full.sum() > 0
     torch.testing.assert_close(score, full / 2)
+
+
+@pytest.mark.parametrize(
+    ('features', 'dtype', 'size'),
+    [({'dtype': 'bfloat16'}, torch.bfloat16, 6), ({'channels': 2}, None, 2)],
+)
+def test_crane_on_other_features(features, dtype, size):
+    data = get_data()
+    model = MODELS['crane'](data, features=features)
+    assert model.model.in_channels == {'image': size, 'text': min(size, 5)}
+    assert data['item'].x_image.dtype == torch.float
+    assert data['item'].x_image.size(1) == 6
+    replaced = model._replace(data)['item'].x_image
+    assert replaced.dtype == (dtype or torch.float)
+    assert model(data)[1].isfinite().all()
+
+
+def test_crane_rebuilds_its_item_graph():
+    data = get_data()
+    before = data['item', 'similar_to', 'item'].edge_index.clone()
+    model = get_model('crane', data, rebuild=2)
+    expected = model(data)[1]
+    model.end_epoch(data, 1)
+    assert torch.equal(model(data)[1], expected)
+    model.end_epoch(data, 2)
+    assert not torch.equal(model(data)[1], expected)
+    assert torch.equal(data['item', 'similar_to', 'item'].edge_index, before)
+    # That of the neighborhood stays as well:
+    graphs = model.neighborhood(data).graphs
+    assert any(graph.dst.numel() == before.size(1) for graph in graphs)
+
+
+@pytest.mark.parametrize('popular', [False, True])
+@pytest.mark.parametrize('correct', [False, True])
+def test_softmax_of_popular_negatives(popular, correct):
+    data = get_data()
+    softmax = {'num_samples': 4000, 'temperature': 0.2}
+    softmax |= {'popular': popular, 'correct': correct}
+    model = get_model('crane', data, softmax=softmax, lambda_reg=0.0)
+    share = model.softmax.share
+    count = torch.bincount(get_batch(data)[1], minlength=NUM_ITEMS)
+    expected = (count + 1.0) / (count + 1.0).sum() if popular else 1 / NUM_ITEMS
+    torch.testing.assert_close(share, share * 0 + expected)
+
+    user, pos, _ = get_batch(data)
+    user_emb, item_emb = (F.normalize(x, dim=1) for x in model(data))
+    torch.manual_seed(0)
+    loss = model.loss(user, pos, None)
+    # With that many samples, the sum over the items stands for that of them:
+    score = (user_emb[user] @ item_emb.t()) / 0.2
+    weight = 4000 * share / share if correct else 4000 * share
+    weight = weight.repeat(user.numel(), 1)
+    row = torch.arange(user.numel())
+    weight[row, pos] = 1 / share[pos] if correct else 1.0
+    total = (weight * score.exp()).sum(dim=1)
+    log_q = share[pos].log() if correct else 0.0
+    naive = (total.log() - score[row, pos] + log_q).mean()
+    torch.testing.assert_close(loss, naive, atol=0.02, rtol=0)
