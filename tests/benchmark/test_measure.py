@@ -113,8 +113,8 @@ def test_speed(run, monkeypatch):
     monkeypatch.setattr(
         speed, 'imports', lambda repeats: measure.row('import', 1.0, 'ms', 50)
     )
-    values = run(speed, '--repeats', '1', '--knn-rows', '50')
-    assert len(values) == 13
+    values = run(speed, '--repeats', '1', '--knn-rows', '50', '60')
+    assert len(values) == 15
     assert min(values.values()) > 0
 
 
