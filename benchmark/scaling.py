@@ -1,8 +1,13 @@
 r"""Measures how the cost of CRANE grows with the number of interactions.
 
-python benchmark/scaling.py --sizes 100000 316000 1000000
+python benchmark/scaling.py
+
+Users and items grow with them. The exact search for nearest neighbors compares
+all pairs of items, and is measured on its own, up to some number of items;
+propagation runs over random neighbors at every size.
 """
 
+import argparse
 import time
 from pathlib import Path
 from statistics import median
@@ -18,67 +23,90 @@ from measure import (
     set_features,
     slope,
 )
+from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
 from crane_pyg.checkpoint import replacing
 from crane_pyg.nn import CRANE
 from crane_pyg.sampling import sample_negatives
+from crane_pyg.transforms.dual_graph import set_user_item_graph
 
 FEATURES = {'image': 64, 'text': 32}
 PAIRS_PER_USER, PAIRS_PER_ITEM, BATCH_SIZE = 6, 12, 2048
-NUM_CO_RATED = 100
+SIZES = [100_000, 316_000, 1_000_000, 3_160_000, 10_000_000]
+SEARCH, LINEAR = 'exact kNN search, s', 1.05
 
 
 def main() -> None:
     """Measures all sizes, and fits a line through the logarithms."""
     parser = get_parser(__doc__)
-    sizes = [100_000, 316_000, 1_000_000]
-    parser.add_argument('--sizes', nargs='+', type=int, default=sizes)
+    parser.add_argument('--sizes', nargs='+', type=int, default=SIZES)
     parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument('--channels', type=int, default=16)
+    parser.add_argument('--knn-items', type=int, default=100_000)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
 
-    costs: dict[str, list[float]] = {}
+    costs: dict[str, dict[int, float]] = {}
     for size in args.sizes:
-        for name, value in measure(size, args.repeats).items():
-            costs.setdefault(name, []).append(value)
-    first, last = (f'{args.sizes[n]:,}' for n in (0, -1))
+        for name, value in measure(size, args).items():
+            costs.setdefault(name, {})[size] = value
     rows = []
     for name, values in costs.items():
-        text = ', '.join(f'{value:.3g}' for value in values)
-        exponent = slope(args.sizes, values)
-        rows.append(row(name, exponent, '', 1.05, text))
-    title = f'Exponents of the cost, {first} to {last} interactions (fake data)'
+        text = ', '.join(f'{value:.3g}' for value in values.values())
+        text += f' (up to {max(values):,})'
+        exponent = slope(list(values), list(values.values()))
+        target = None if name == SEARCH else LINEAR
+        rows.append(row(name, exponent, '', target, text))
+    sizes = f'{args.sizes[0]:,} to {args.sizes[-1]:,}'
+    title = f'Exponents of the cost, {sizes} interactions (fake data)'
     save(args, 'scaling', title, rows)
-    draw(args.results / 'scaling.png', args.sizes, costs)
+    draw(args.results / 'scaling.png', costs)
 
 
-def measure(num_pairs: int, repeats: int) -> dict[str, float]:
+def measure(num_pairs: int, args: argparse.Namespace) -> dict[str, float]:
     """The costs at one size, in seconds and GB."""
-    start = time.perf_counter()
-    data = fake_graph(
-        num_pairs // PAIRS_PER_USER, num_pairs // PAIRS_PER_ITEM, num_pairs
+    num_users, num_items = (
+        num_pairs // per for per in (PAIRS_PER_USER, PAIRS_PER_ITEM)
     )
+    data = fake_graph(num_users, num_items, num_pairs)
     set_features(data, FEATURES)
-    pairs = data['user', 'rates', 'item'].edge_index
-    begin = time.perf_counter()
-    T.co_rated_graph(
-        pairs, data['user'].num_nodes, data['item'].num_nodes, NUM_CO_RATED
-    )
-    middle = time.perf_counter()
-    data = T.BuildDualGraph(num_co_rated=NUM_CO_RATED)(data)
-    end = time.perf_counter()
-    co_rated, build = middle - begin, end - middle
-    print(f'{num_pairs:,} pairs: {end - start:.0f} s to set up', flush=True)
+    costs = {}
+    if num_items <= args.knn_items:
+        start = time.perf_counter()
+        for name in FEATURES:
+            T.knn_item_graph(data['item'][f'x_{name}'], 10)
+        costs[SEARCH] = time.perf_counter() - start
+    costs['all graphs but for that, s'] = build(data)
+    print(f'{num_pairs:,} pairs: {costs}', flush=True)
+    return costs | train(data, args)
 
+
+def build(data: HeteroData) -> float:
+    """Builds all graphs, that of random neighbors among them, in place."""
+    transform = T.BuildDualGraph()
+    num_items = data['item'].num_nodes
+    for name in FEATURES:
+        index = torch.randint(num_items, (num_items, transform.k))
+        data['item'][f'neighbor_{name}'] = index
+        data['item'][f'similarity_{name}'] = torch.rand(index.size())
+    start = time.perf_counter()
+    transform.set_item_graph(data)
+    transform.set_co_rated_graph(data)
+    set_user_item_graph(data, transform.edge_type)
+    return time.perf_counter() - start
+
+
+def train(data: HeteroData, args: argparse.Namespace) -> dict[str, float]:
+    """What a step and what comes before an epoch take."""
     num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
-    model = CRANE(num_users, num_items, FEATURES)
+    model = CRANE(num_users, num_items, FEATURES, args.channels)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
     before = reset_peak()
     steps, epochs = [], []
-    for _ in range(repeats + 1):
+    for _ in range(args.repeats + 1):
         begin = time.perf_counter()
         negatives = sample_negatives(pairs, num_items, 4)
         epoch_data = T.DegreeDropEdges(0.8)(data)
@@ -94,19 +122,17 @@ def measure(num_pairs: int, repeats: int) -> dict[str, float]:
         'training step, s': median(steps[1:]),
         'sampling and edge dropping of an epoch, s': median(epochs[1:]),
         'memory of training, GB': (memory('VmHWM') - before) / 1e9,
-        'the graph of co-rated items, s': co_rated,
-        'all graphs, with the exact kNN search, s': build,
     }
 
 
-def draw(path: Path, sizes: list[int], costs: dict[str, list[float]]) -> None:
+def draw(path: Path, costs: dict[str, dict[int, float]]) -> None:
     """All costs over the size, on logarithmic axes."""
     from matplotlib.figure import Figure  # Of use for pictures only.
 
     figure = Figure(figsize=(7, 5), layout='constrained')
     axis = figure.add_subplot()
     for name, values in costs.items():
-        axis.loglog(sizes, values, marker='o', label=name)
+        axis.loglog(list(values), list(values.values()), 'o-', label=name)
     axis.set_xlabel('interactions')
     axis.legend()
     with replacing(path) as temp, temp.open('wb') as file:
