@@ -1,0 +1,46 @@
+r"""The example of one, several and missing modalities."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLE = Path(__file__).parents[2] / 'examples' / 'many_modalities.py'
+
+
+def run(*args):
+    return subprocess.run(
+        [sys.executable, str(EXAMPLE), *args],
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_many_modalities_is_short():
+    assert len(EXAMPLE.read_text().splitlines()) < 150
+
+
+def test_many_modalities_rejects_epochs():
+    process = run('--epochs', '0')
+    assert process.returncode == 2
+    assert "'--epochs' needs to be positive (got 0)" in process.stderr
+
+
+def test_many_modalities_runs():
+    process = run('--epochs', '1')
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ''
+    first, *lines = process.stdout.splitlines()
+    assert 'FAKE data' in first
+    names = [re.sub(r' +0\.\d{4}$', '', line) for line in lines]
+    every = 'image, text, audio, table'
+    assert names[:3] == ['text', 'image, text', every]
+    assert names[-1] == every
+    recalls = [float(line[-6:]) for line in (*lines[:3], lines[-1])]
+    assert len(set(recalls)) == 4
+    assert min(recalls) > 0.1  # That of chance is 20 in 400.
+    assert '120 image, 120 text, 120 audio, 120 table' in lines[3]
+    assert re.fullmatch(r'[1-9]\d* lack all of them', lines[4])
