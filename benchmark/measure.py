@@ -135,15 +135,17 @@ def draw(path: Path, title: str, rows: list[Row]) -> None:
     from matplotlib.figure import Figure  # Of use for pictures only.
 
     rows = [line for line in rows if line['target'] is not None][::-1]
-    figure = Figure(figsize=(8, 1 + 0.35 * len(rows)), layout='constrained')
+    figure = Figure(figsize=(10, 1.2 + 0.35 * len(rows)), layout='constrained')
     axis = figure.add_subplot()
     ratios = [line['value'] / line['target'] for line in rows]
-    colors = ['tab:green' if ratio <= 1 else 'tab:red' for ratio in ratios]
-    axis.barh([line['name'] for line in rows], ratios, color=colors)
+    colors = ['#0072b2' if ratio <= 1 else '#d55e00' for ratio in ratios]
+    names = [line['name'].replace('`', '') for line in rows]
+    bars = axis.barh(names, ratios, color=colors)
+    axis.bar_label(bars, [f'{ratio:.2f}' for ratio in ratios], padding=3)
     axis.axvline(1, color='black')
-    axis.set_xscale('log')
-    axis.set_xlabel('measured / target')
-    axis.set_title(title)
+    axis.set_xlim(0, 1.15 * max(*ratios, 1))
+    axis.set_xlabel('measured / target: blue is met, red is missed')
+    figure.suptitle(title)
     with replacing(path) as temp, temp.open('wb') as file:
         figure.savefig(file, format='png')
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import Parameter, ParameterList
@@ -14,6 +16,8 @@ class MF(Peer):
     .. math::
         s_{ui} = \mathbf{p}_u^{\top} \mathbf{q}_i
     """
+
+    recipe = replace(Peer.recipe, lambda_reg=0.1)
 
     def __init__(self, data: HeteroData, **recipe: float | None) -> None:
         super().__init__(data, **recipe)
@@ -38,6 +42,8 @@ class VBPR(Peer):
     projection of the concatenated features, which others use, is the case of
     equal tastes.
     """
+
+    recipe = MF.recipe
 
     def __init__(self, data: HeteroData, **recipe: float | None) -> None:
         super().__init__(data, **recipe)
