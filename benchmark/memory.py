@@ -1,4 +1,5 @@
-r"""Measures the peak memory of CRANE above its features (Linux only).
+r"""Measures the peak memory of CRANE above its features (Linux only), and what
+it needs on data of the size of Amazon Electronics.
 
 python benchmark/memory.py
 """
@@ -6,8 +7,10 @@ python benchmark/memory.py
 import torch
 from measure import (
     SPORTS,
+    Row,
     fake_graph,
     get_parser,
+    medians,
     memory,
     reset_peak,
     row,
@@ -15,36 +18,55 @@ from measure import (
     set_features,
 )
 from speed import SIZES, crane_step, make_crane
+from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
 from crane_pyg.ranking import evaluate
+
+ELECTRONICS = (192_403, 63_001, 1_254_441)  # Users, items, training pairs.
+GIGABYTE = 1e9
 
 
 def main() -> None:
     """Measures one phase after the other, and keeps the peaks."""
     parser = get_parser(__doc__)
-    parser.add_argument('--knn-rows', type=int, default=SPORTS[1])
+    sizes = ELECTRONICS
+    parser.add_argument('--knn-rows', type=int, default=sizes[1])
+    parser.add_argument('--large', nargs=3, type=int, default=sizes)
+    parser.add_argument('--repeats', type=int, default=7)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    gigabyte, rows = 1e9, []
-    rows.append(
-        row('the interpreter and its imports', memory('VmRSS') / gigabyte, 'GB')
-    )
+    rss = memory('VmRSS') / GIGABYTE
+    rows = [
+        row('the interpreter and its imports', rss, 'GB'),
+        *training_and_ranking(),
+        *large(tuple(args.large), args.repeats),
+        knn(args.knn_rows),
+    ]
+    title = 'Peak memory on fake data of the size of Amazon Sports'
+    save(args, 'memory', title, rows)
 
-    data = fake_graph(*SPORTS)
+
+def build(size: tuple[int, int, int]) -> tuple[HeteroData, int]:
+    """Graphs of narrow features, and wide ones, and the bytes of these."""
+    data = fake_graph(*size)
     set_features(data, {'image': 64, 'text': 32})
     data = T.BuildDualGraph()(data)
-    features = set_features(data, SIZES)
-    detail = f'features: {features / gigabyte:.2f} GB'
+    return data, set_features(data, SIZES)
 
+
+def training_and_ranking() -> list[Row]:
+    """The peaks of both, one after the other."""
+    data, features = build(SPORTS)
+    detail = f'features: {features / GIGABYTE:.2f} GB'
     model = make_crane(data)
     step = crane_step(model, data)
     reset_peak()
     for _ in range(3):
         step()
-    peak = (memory('VmHWM') - features) / gigabyte
-    rows.append(row('training, all but the features', peak, 'GB', 0.8, detail))
+    peak = (memory('VmHWM') - features) / GIGABYTE
+    training = row('training, all but the features', peak, 'GB', 0.8, detail)
 
     rates = data['user', 'rates', 'item']
     seen, held_out = rates.edge_index.as_tensor(), rates.test_edge_label_index
@@ -54,20 +76,40 @@ def main() -> None:
         out = model.eval()(data)
         neighbors = model.neighborhood(data, out)
         evaluate(*out[:2], held_out, seen, neighbors=neighbors)
-    peak = (memory('VmHWM') - features) / gigabyte
-    rows.append(row('ranking, all but the features', peak, 'GB', None, detail))
+    peak = (memory('VmHWM') - features) / GIGABYTE
+    ranking = row('ranking, all but the features', peak, 'GB', None, detail)
+    return [training, ranking]
 
-    del data, model, out, neighbors
-    x = torch.randn(args.knn_rows, SIZES['image'])
+
+def large(size: tuple[int, int, int], repeats: int) -> list[Row]:
+    """Training on many items, and its steps in turns with those on few."""
+    data, features = build(size)
+    step = crane_step(make_crane(data), data)
+    reset_peak()
+    for _ in range(3):
+        step()
+    peak = memory('VmHWM') / GIGABYTE
+    names = f'{size[0]:,} users, {size[1]:,} items, {size[2]:,} pairs'
+    detail = f'{names}; features: {features / GIGABYTE:.2f} GB'
+    rows = [row('training on Electronics, all', peak, 'GB', 4, detail)]
+
+    small = build(SPORTS)[0]
+    steps = {'large': step, 'small': crane_step(make_crane(small), small)}
+    times = medians(steps, repeats)
+    ratio = times['large'] / size[2] / (times['small'] / SPORTS[2])
+    detail = ' against '.join(f'{t * 1e3:.0f} ms' for t in times.values())
+    name = 'step for each pair, Electronics / Sports'
+    return [*rows, row(name, ratio, 'x', 1.3, detail)]
+
+
+def knn(num_rows: int) -> Row:
+    """The peak of the exact search."""
+    x = torch.randn(num_rows, SIZES['image'])
     before = reset_peak()
     T.knn_item_graph(x, 10)
-    peak = (memory('VmHWM') - before) / gigabyte
-    detail = (
-        f'{args.knn_rows:,} x {SIZES["image"]}: {x.nbytes / gigabyte:.2f} GB'
-    )
-    rows.append(row('kNN graph, above its features', peak, 'GB', 0.5, detail))
-    title = 'Peak memory on fake data of the size of Amazon Sports'
-    save(args, 'memory', title, rows)
+    peak = (memory('VmHWM') - before) / GIGABYTE
+    detail = f'{num_rows:,} x {SIZES["image"]}: {x.nbytes / GIGABYTE:.2f} GB'
+    return row('kNN graph, above its features', peak, 'GB', 0.5, detail)
 
 
 if __name__ == '__main__':

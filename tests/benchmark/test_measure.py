@@ -120,8 +120,9 @@ def test_speed(run, monkeypatch):
 
 @pytest.mark.skipif(not IS_LINUX, reason='Reads /proc')
 def test_memory(run):
-    values = run(memory, '--knn-rows', '50')
-    assert len(values) == 4
+    large = ['--large', '90', '60', '400', '--repeats', '1']
+    values = run(memory, '--knn-rows', '50', *large)
+    assert len(values) == 6
     assert values['training, all but the features'] > 0.05
 
 
