@@ -88,4 +88,4 @@ class FREEDOM(Peer):
 class FREEDOMSameRecipe(FREEDOM):
     r"""FREEDOM, trained by CRANE's recipe."""
 
-    recipe = replace(CRANEModel.recipe, lambda_reg=FREEDOM.recipe.lambda_reg)
+    recipe = replace(CRANEModel.recipe, lambda_reg=1e-3)
