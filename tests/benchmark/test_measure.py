@@ -108,7 +108,7 @@ def test_fake_graph():
     assert T.BuildDualGraph(k=2)(data)['item', 'similar_to', 'item']
 
 
-def test_speed(run, monkeypatch):
+def test_speed(run, monkeypatch, tmp_path):
     monkeypatch.setattr(speed, 'ceilings', lambda repeats: (1e9, 1e9))
     monkeypatch.setattr(
         speed, 'imports', lambda repeats: measure.row('import', 1.0, 'ms', 50)
@@ -116,6 +116,7 @@ def test_speed(run, monkeypatch):
     values = run(speed, '--repeats', '1', '--knn-rows', '50', '60')
     assert len(values) == 15
     assert min(values.values()) > 0
+    assert 'aten::mm' in (tmp_path / 'profile.txt').read_text()
 
 
 @pytest.mark.skipif(not IS_LINUX, reason='Reads /proc')
