@@ -11,6 +11,7 @@ from torch_geometric.nn.models.lightgcn import BPRLoss
 
 from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn import CRANEConv
+from crane_pyg.nn.loss import hardest_negative
 
 CHANNELS = 64
 
@@ -111,7 +112,7 @@ class Peer(Model):
     def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
         r"""BPR on the hardest negative, and what the model adds to it."""
         x = F.embedding(user, self.user)
-        neg = hardest(x, self.item, neg)
+        neg = hardest_negative(x, self.item, neg)
         x_pos, x_neg = F.embedding(torch.stack([pos, neg]), self.item)
         loss = bpr_loss(x, x_pos, x_neg, self.recipe.lambda_reg)
         return loss + self.auxiliary_loss(user, pos, neg)
@@ -140,15 +141,6 @@ class Peer(Model):
             user, item = self.to_user(data, item), self.to_item(data, user)
             users, items = users + user, items + item
         return users / (num_layers + 1), items / (num_layers + 1)
-
-
-@torch.no_grad()
-def hardest(user: Tensor, item_emb: Tensor, index: Tensor) -> Tensor:
-    r"""Returns the item of highest score in each row of :obj:`index`."""
-    if index.size(1) == 1:
-        return index.squeeze(1)
-    score = torch.einsum('bd,bsd->bs', user, F.embedding(index, item_emb))
-    return index.gather(1, score.argmax(dim=1, keepdim=True)).squeeze(1)
 
 
 def bpr_loss(

@@ -14,7 +14,7 @@ from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn.conv import CRANEConv
 from crane_pyg.nn.extend import extend, lend
 from crane_pyg.nn.features import FeatureCache
-from crane_pyg.nn.loss import info_nce_loss
+from crane_pyg.nn.loss import hardest_negative, info_nce_loss
 from crane_pyg.nn.pretrained import PretrainedMixin
 from crane_pyg.nn.rca import MODES, RCA
 from crane_pyg.nn.unit import unit
@@ -321,7 +321,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 no ID stream.
         """
         user = F.embedding(user_index, out.user)
-        neg_index = _hardest(user, out.item, neg_index)
+        neg_index = hardest_negative(user, out.item, neg_index)
         pos, neg = F.embedding(torch.stack([pos_index, neg_index]), out.item)
         loss: Tensor = BPRLoss(lambda_reg)(
             (user * pos).sum(dim=-1),
@@ -550,15 +550,6 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             f'{self.__class__.__name__}({self.num_users}, {self.num_items}, '
             f'in_channels={self.in_channels}, channels={self.channels})'
         )
-
-
-@torch.no_grad()
-def _hardest(user: Tensor, item_emb: Tensor, index: Tensor) -> Tensor:
-    r"""Returns the item of highest score in each row of :obj:`index`."""
-    if index.size(1) == 1:
-        return index.squeeze(1)
-    score = torch.einsum('bd,bsd->bs', user, F.embedding(index, item_emb))
-    return index.gather(1, score.argmax(dim=1, keepdim=True)).squeeze(1)
 
 
 def _fill_masks(

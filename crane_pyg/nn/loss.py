@@ -5,6 +5,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+@torch.no_grad()
+def hardest_negative(user: Tensor, item_emb: Tensor, index: Tensor) -> Tensor:
+    r"""Returns the negative of highest score for each user :math:`(B)`.
+
+    Args:
+        user (torch.Tensor): The embeddings of the users :math:`(B, d)`.
+        item_emb (torch.Tensor): The embeddings of all items :math:`(I, d)`.
+        index (torch.Tensor): The negatives of each :math:`(B, S)`.
+    """
+    if index.size(1) == 1:
+        return index.squeeze(1)
+    score = torch.einsum('bd,bsd->bs', user, F.embedding(index, item_emb))
+    return index.gather(1, score.argmax(dim=1, keepdim=True)).squeeze(1)
+
+
 def sampled_softmax_loss(
     pos_score: Tensor,
     neg_score: Tensor,

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from crane_pyg.nn.loss import (
     InfoNCELoss,
     SampledSoftmaxLoss,
+    hardest_negative,
     info_nce_loss,
     sampled_softmax_loss,
 )
@@ -230,3 +231,13 @@ def test_loss_invalid_temperature(cls, temperature):
 def test_loss_repr():
     assert str(SampledSoftmaxLoss()) == 'SampledSoftmaxLoss(temperature=0.2)'
     assert str(InfoNCELoss(0.5)) == 'InfoNCELoss(temperature=0.5)'
+
+
+@pytest.mark.parametrize('num_samples', [1, 5])
+def test_hardest_negative(num_samples):
+    user, item_emb = randn(7, 4, seed=1), randn(9, 4, seed=2)
+    index = torch.randint(9, (7, num_samples))
+    out = hardest_negative(user, item_emb, index)
+    assert not out.requires_grad
+    for n, row in enumerate(index.tolist()):
+        assert out[n] == max(row, key=lambda j, n=n: user[n] @ item_emb[j])
