@@ -109,7 +109,9 @@ class Candidates:
         value = groups[i, group]
         hit, place = (value >= least[i].unsqueeze(1)).nonzero().unbind(dim=1)
         j = col + group[hit] * groups.size(2) + place
-        self.pairs.append((row + i[hit], j, value[hit, place]))
+        # There may be very many of them, for a while:
+        i, j = (row + i[hit]).int(), j.int()
+        self.pairs.append((i, j, value[hit, place]))
 
     def prune(self) -> None:
         r"""Drops the pairs that later ones have excluded."""
