@@ -146,7 +146,7 @@ def draw(folder: Path) -> None:
         rows = -(-len(groups) // columns)
         fig, axes = plt.subplots(
             rows, columns, figsize=(4 + 3 * columns, 3 * rows),
-            layout='constrained', squeeze=False,
+            layout='constrained', squeeze=False, sharex=True,
         )  # fmt: skip
         for ax, (group, labels) in zip(axes.flat, groups.items(), strict=False):
             panel(ax, group, labels, recalls['crane'])
@@ -171,6 +171,8 @@ def panel(
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis()
     ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.locator_params(axis='x', nbins=5)
+    ax.xaxis.set_tick_params(labelbottom=True)
     ax.set_title(title, fontsize='medium')
 
 
