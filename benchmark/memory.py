@@ -17,11 +17,10 @@ from measure import (
     save,
     set_features,
 )
-from speed import SIZES, crane_step, make_crane
+from speed import SIZES, crane_step, make_crane, rank
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
-from crane_pyg.ranking import evaluate
 
 ELECTRONICS = (192_403, 63_001, 1_254_441)  # Users, items, training pairs.
 GIGABYTE = 1e9
@@ -68,14 +67,9 @@ def training_and_ranking() -> list[Row]:
     peak = (memory('VmHWM') - features) / GIGABYTE
     training = row('training, all but the features', peak, 'GB', 0.8, detail)
 
-    rates = data['user', 'rates', 'item']
-    seen, held_out = rates.edge_index.as_tensor(), rates.test_edge_label_index
     del step
     reset_peak()
-    with torch.no_grad():
-        out = model.eval()(data)
-        neighbors = model.neighborhood(data, out)
-        evaluate(*out[:2], held_out, seen, neighbors=neighbors)
+    rank(model, data)
     peak = (memory('VmHWM') - features) / GIGABYTE
     ranking = row('ranking, all but the features', peak, 'GB', None, detail)
     return [training, ranking]

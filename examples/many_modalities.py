@@ -73,7 +73,8 @@ def load(missing_rate: float) -> HeteroData:
     dataset = FakeMultimodalDataset(
         NUM_USERS, NUM_ITEMS, SIZES, missing_rate=missing_rate
     )
-    data, x = dataset[0], dataset[0]['item'].x_table
+    data = dataset[0]
+    x = data['item'].x_table
     tags = (x[:, 1:] > 0).float().masked_fill(x[:, 1:].isnan(), float('nan'))
     data['item'].x_table = make_table(price=x[:, 0].exp(), tags=tags)
     return data

@@ -3,20 +3,15 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 
 from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn import CRANE, CRANEOutput
 from crane_pyg.nn.loss import sampled_softmax_loss
-from crane_pyg.transforms import (
-    BuildDualGraph,
-    ReduceFeatures,
-    knn_item_graph,
-)
+from crane_pyg.transforms import ReduceFeatures
 
 from .base import Model, Recipe
-from .features import get_features
+from .features import ItemGraph, get_features
 
 
 class CRANEModel(Model):
@@ -83,12 +78,10 @@ class CRANEModel(Model):
         r"""Builds the item graph anew."""
         if self.rebuild > 0 and epoch % self.rebuild == 0:
             x = torch.cat(self.model._encode_items(self._replace(data)), dim=-1)
-            neighbors = {'refined': knn_item_graph(x, 10)}
-            num_items = self.model.num_items
-            graph = BuildDualGraph().item_graph(neighbors, num_items)
-            size = (num_items, num_items)
-            adj = EdgeIndex(graph[0], sparse_size=size, sort_order='col')
-            self.item_graph = (adj.fill_cache_(), graph[1])
+            graph = ItemGraph(
+                *self.model._refined_graph(x), self.model.num_items
+            )
+            self.item_graph = (graph.edge_index, graph.edge_weight)
 
     def _replace(self, data: HeteroData) -> HeteroData:
         if self.features is None and self.item_graph is None:
