@@ -2,10 +2,7 @@ r"""The examples that put RCA and CRANEConv into the models of others."""
 
 import ast
 import importlib.util
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,21 +18,6 @@ from crane_pyg.nn import RCA
 EXAMPLES = Path(__file__).parents[2] / 'examples'
 NAMES = ['rca_in_lightgcn.py', 'conv_in_hetero.py']
 CELL = re.compile(r'(-?\d\.\d{4}) ± (\d\.\d{4})')
-
-
-def run(name, *args, code=None):
-    r"""Runs an example, after other code if given, as its user would."""
-    command = [str(EXAMPLES / name)]
-    if code is not None:
-        start = "sys.argv.pop(0); runpy.run_path(sys.argv[0], {}, '__main__')"
-        command = ['-c', f'import runpy, sys\n{code}\n{start}', *command]
-    return subprocess.run(
-        [sys.executable, *command, *args],
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def read_table(stdout):
@@ -54,13 +36,13 @@ def test_drop_in_is_short(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_drop_in_rejects_epochs(name):
+def test_drop_in_rejects_epochs(run, name):
     process = run(name, '--epochs', '0')
     assert process.returncode == 2
     assert "'--epochs' needs to be positive (got 0)" in process.stderr
 
 
-def test_rca_drop_in_runs():
+def test_rca_drop_in_runs(run):
     process = run('rca_in_lightgcn.py', '--epochs', '2')
     assert process.returncode == 0, process.stderr
     assert process.stderr == ''
@@ -146,7 +128,7 @@ def check_conv_table(table, names):
         assert len({mean for mean, _ in row}) == 3
 
 
-def test_conv_drop_in_runs():
+def test_conv_drop_in_runs(run):
     process = run('conv_in_hetero.py', '--epochs', '1')
     assert process.returncode == 0, process.stderr
     assert process.stderr == ''
@@ -157,7 +139,7 @@ def test_conv_drop_in_runs():
     check_conv_table(read_table(process.stdout), names)
 
 
-def test_conv_drop_in_without_sampler():
+def test_conv_drop_in_without_sampler(run):
     code = (
         'import torch_geometric.typing as t\n'
         't.WITH_PYG_LIB = t.WITH_TORCH_SPARSE = False'

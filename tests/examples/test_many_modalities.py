@@ -1,36 +1,23 @@
 r"""The example of one, several and missing modalities."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 EXAMPLE = Path(__file__).parents[2] / 'examples' / 'many_modalities.py'
-
-
-def run(*args):
-    return subprocess.run(
-        [sys.executable, str(EXAMPLE), *args],
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def test_many_modalities_is_short():
     assert len(EXAMPLE.read_text().splitlines()) < 150
 
 
-def test_many_modalities_rejects_epochs():
-    process = run('--epochs', '0')
+def test_many_modalities_rejects_epochs(run):
+    process = run('many_modalities.py', '--epochs', '0')
     assert process.returncode == 2
     assert "'--epochs' needs to be positive (got 0)" in process.stderr
 
 
-def test_many_modalities_runs():
-    process = run('--epochs', '1')
+def test_many_modalities_runs(run):
+    process = run('many_modalities.py', '--epochs', '1')
     assert process.returncode == 0, process.stderr
     assert process.stderr == ''
     first, *lines = process.stdout.splitlines()

@@ -1,36 +1,23 @@
 r"""The example of new items and new users."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 EXAMPLE = Path(__file__).parents[2] / 'examples' / 'new_items.py'
-
-
-def run(*args):
-    return subprocess.run(
-        [sys.executable, str(EXAMPLE), *args],
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def test_new_items_is_short():
     assert len(EXAMPLE.read_text().splitlines()) < 150
 
 
-def test_new_items_rejects_epochs():
-    process = run('--epochs', '0')
+def test_new_items_rejects_epochs(run):
+    process = run('new_items.py', '--epochs', '0')
     assert process.returncode == 2
     assert "'--epochs' needs to be positive (got 0)" in process.stderr
 
 
-def test_new_items_runs():
-    process = run('--epochs', '3')
+def test_new_items_runs(run):
+    process = run('new_items.py', '--epochs', '3')
     assert process.returncode == 0, process.stderr
     assert process.stderr == ''
     out = process.stdout
