@@ -80,20 +80,21 @@ def info_nce_loss(
     logits = x @ y.t()
     if index is not None:
         same = (index.unsqueeze(0) == index.unsqueeze(1)).fill_diagonal_(False)
-        logits = logits.masked_fill_(same, float('-inf'))
+        with torch.no_grad():  # The gradient of what follows is zero there.
+            logits.masked_fill_(same, float('-inf'))
     total = _logsumexps(logits, 1 / temperature)
     return (0.5 * total - (x * y).sum(dim=-1)).mean()
 
 
 def _logsumexps(logits: Tensor, peak: float) -> Tensor:
     r"""Sums those of the rows and of the columns of logits, which are between
-    :obj:`-peak` and :obj:`peak`; overwrites them.
+    :obj:`-peak` and :obj:`peak`, or left out; overwrites them.
     """
     # The same exponentials serve both, unless some could be too small:
     if 2 * peak > -math.log(torch.finfo(logits.dtype).tiny):
         return logits.logsumexp(dim=0) + logits.logsumexp(dim=1)
-    exp = logits.sub_(peak).exp_()
-    return exp.sum(dim=0).log() + exp.sum(dim=1).log() + 2 * peak
+    exp = logits.exp_()
+    return exp.sum(dim=0).log() + exp.sum(dim=1).log()
 
 
 def _check_temperature(temperature: float) -> None:
