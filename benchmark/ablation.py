@@ -99,7 +99,6 @@ def run(args: argparse.Namespace) -> None:
     """Trains every variant with every seed, unless its result is there."""
     vars(args).update(demo=False, batch_size=8192, lr=0.003)
     data = accuracy.load_data(args)
-    name = Path(args.data).resolve().name
     variants = {
         f'{group}: {variant}': overrides
         for group in args.groups
@@ -108,12 +107,7 @@ def run(args: argparse.Namespace) -> None:
     for seed in args.seeds:
         for label, overrides in {'CRANE': {}, **variants}.items():
             args.set = [f'{k}={json.dumps(v)}' for k, v in overrides.items()]
-            stem = accuracy.stem(name, slug(label), seed)
-            if (args.results / f'{stem}.json').exists():
-                continue
-            result = accuracy.fit('crane', data, seed, args)
-            del result['recall'], result['ndcg']
-            accuracy.save(args, slug(label), seed, result)
+            accuracy.complete(args, 'crane', slug(label), lambda: data, seed)
 
 
 def slug(label: str) -> str:

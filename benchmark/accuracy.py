@@ -194,6 +194,28 @@ def per_user(
     return {'recall': hit.sum(1) / count, 'ndcg': hit @ gain / ideal}
 
 
+def complete(
+    args: argparse.Namespace,
+    model: str,
+    name: str,
+    data: Callable[[], HeteroData],
+    seed: int,
+    **about: object,
+) -> None:
+    """Trains and saves a model, unless its result is there."""
+    file = f'{stem(dataset_name(args), name, seed)}.json'
+    if (args.results / file).exists():
+        return
+    result = fit(model, data(), seed, args)
+    del result['recall'], result['ndcg']
+    save(args, name, seed, {**result, **about})
+
+
+def dataset_name(args: argparse.Namespace) -> str:
+    """The name of the folder of the data."""
+    return 'fake' if args.demo else Path(args.data).resolve().name
+
+
 def stem(dataset: str, name: str, seed: int | None) -> str:
     """What the names of the files of a result begin with."""
     return f'{dataset}-{name}' + ('' if seed is None else f'-{seed}')
@@ -211,7 +233,7 @@ def save(
         for key in ('recall', 'ndcg')
         if key in result
     }
-    dataset = 'fake' if args.demo else Path(args.data).resolve().name
+    dataset = dataset_name(args)
     record = {
         'dataset': dataset,
         'model': name,

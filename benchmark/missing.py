@@ -12,6 +12,7 @@ smaller one. LightGCN reads no features, and is trained once.
 import argparse
 import copy
 import json
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean
 
@@ -58,21 +59,20 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     """Trains every model on what each share leaves, unless it was before."""
     vars(args).update(demo=False, batch_size=8192, lr=0.003, set=[])
-    dataset, data = Path(args.data).resolve().name, read_mmrec(args.data)
+    data = read_mmrec(args.data)
     for seed in args.seeds:
         for share in args.shares:
-            graphs = None
+            graphs = cache(partial(build, data, share, seed))
             for model in args.models:
-                name = f'{model}-{share}'
-                stem = accuracy.stem(dataset, name, seed)
-                known = (args.results / f'{stem}.json').exists()
-                if known or (model in WITHOUT_FEATURES and share > 0):
+                if model in WITHOUT_FEATURES and share > 0:
                     continue
-                if graphs is None:
-                    graphs = T.BuildDualGraph()(strip(data, share, seed))
-                result = accuracy.fit(model, graphs, seed, args)
-                del result['recall'], result['ndcg']
-                accuracy.save(args, name, seed, {**result, 'share': share})
+                name = f'{model}-{share}'
+                accuracy.complete(args, model, name, graphs, seed, share=share)
+
+
+def build(data: HeteroData, share: float, seed: int) -> HeteroData:
+    """The graphs of what is left of the items."""
+    return T.BuildDualGraph()(strip(data, share, seed))
 
 
 def strip(data: HeteroData, share: float, seed: int) -> HeteroData:
