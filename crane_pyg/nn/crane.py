@@ -3,10 +3,9 @@ from typing import Final, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import ModuleDict, Parameter, ParameterDict
+from torch.nn import Linear, ModuleDict, Parameter, ParameterDict
 from torch_geometric.data import HeteroData
 from torch_geometric.nn.inits import reset, zeros
-from torch_geometric.nn.models import MLP
 from torch_geometric.nn.models.lightgcn import BPRLoss
 from torch_geometric.utils import degree
 
@@ -42,16 +41,18 @@ class CRANE(PretrainedMixin, torch.nn.Module):
     <https://arxiv.org/abs/2601.11151>`_ paper.
 
     Users and items have one vector, a *stream*, in every modality :math:`m`.
-    That of an item is an MLP of its features, refined by :class:`RCA` across
-    the modalities; that of a user is a learned preference
+    That of an item is a projection of its features, refined by :class:`RCA`
+    across the modalities; that of a user is a learned preference
     :math:`\mathbf{q}_{u,m}` plus the mean of the items it is connected to
     (the symmetric user profile), behind a gate :math:`g_m` that starts at
     zero:
 
     .. math::
-        \mathbf{x}_{i,m} = \mathrm{RCA}(\mathrm{MLP}_m(\mathbf{f}_{i,m})),
-        \qquad \mathbf{x}_{u,m} = \mathbf{q}_{u,m} + g_m \,
-        \frac{1}{d_u} \sum_{i \in \mathcal{N}(u)} \mathbf{x}_{i,m}
+        \mathbf{x}_{i,m} &= \mathrm{RCA}(\mathbf{W}_m \mathbf{f}_{i,m} +
+        \mathbf{b}_m)
+
+        \mathbf{x}_{u,m} &= \mathbf{q}_{u,m} + g_m \, \frac{1}{d_u}
+        \sum_{i \in \mathcal{N}(u)} \mathbf{x}_{i,m}
 
     Features in half precision are projected in it, which saves half of their
     memory and, where the hardware multiplies :obj:`bfloat16`, most of the time
@@ -190,9 +191,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         # Prefixed, as modules reserve names such as 'training' and 'keys':
         self.encoder = ModuleDict(
             {
-                f'x_{name}': MLP(
-                    [size, channels, channels], act='leaky_relu', norm=None
-                )
+                f'x_{name}': Linear(size, channels)
                 for name, size in in_channels.items()
             }
         )
@@ -489,12 +488,12 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         return [unit(x) for x in self.rca(xs, _fill_masks(xs, masks))]
 
     def _project(self, name: str, x: Tensor) -> Tensor:
-        encoder = self.encoder[f'x_{name}']
-        dtype = next(encoder.parameters()).dtype
+        linear = cast(Linear, self.encoder[f'x_{name}'])
+        dtype = linear.weight.dtype
         if x.dtype == dtype or x.dtype not in HALF:
-            return cast(Tensor, encoder(x))
+            return cast(Tensor, linear(x))
         with torch.autocast(x.device.type, x.dtype):
-            return cast(Tensor, encoder(x)).to(dtype)
+            return cast(Tensor, linear(x)).to(dtype)
 
     def _profile(self, x: Tensor, to_user: Tensor) -> Tensor:
         count = degree(to_user[1], self.num_users).clamp(min=1)

@@ -170,11 +170,8 @@ def dense_forward(model, data):
     for name in model.in_channels:
         x = data['item'][f'x_{name}'].double()
         present.append(~x.isnan().any(dim=1))
-        lin1, lin2 = model.encoder[f'x_{name}'].lins
-        hidden = x.nan_to_num() @ lin1.weight.t() + lin1.bias
-        hidden = torch.where(hidden > 0, hidden, 0.01 * hidden)
-        x = hidden @ lin2.weight.t() + lin2.bias
-        items.append(unit(x))
+        linear = model.encoder[f'x_{name}']
+        items.append(unit(x.nan_to_num() @ linear.weight.t() + linear.bias))
     if model.rca is not None:
         items = model.rca(items, present)
         items = [unit(x) for x in items]
