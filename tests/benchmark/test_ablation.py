@@ -1,0 +1,73 @@
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import crane_pyg.transforms as T
+from crane_pyg.datasets import FakeMultimodalDataset
+
+BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
+pytest.importorskip('matplotlib')
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(BENCHMARK))
+    ablation = importlib.import_module('ablation')
+    models = importlib.import_module('models')
+
+GROUPS = {'Steps': {'2': {'num_steps': 2}, '3': {'num_steps': 3}}}
+
+
+@pytest.fixture(scope='module')
+def data():
+    return T.BuildDualGraph()(FakeMultimodalDataset(20, 15)[0])
+
+
+@pytest.mark.parametrize('group', ablation.GROUPS)
+def test_groups_are_arguments_of_crane(data, group):
+    for overrides in ablation.GROUPS[group].values():
+        models.MODELS['crane'](data, **json.loads(json.dumps(overrides)))
+
+
+def test_labels_differ():
+    labels = [
+        f'{g}: {v}' for g, group in ablation.GROUPS.items() for v in group
+    ]
+    assert len({ablation.slug(label) for label in labels}) == len(labels)
+
+
+def test_runs_what_is_missing_and_draws(tmp_path, monkeypatch):
+    fits = []
+
+    def fit(name, data, seed, args):
+        fits.append((name, seed, *args.set))
+        recall = {'recall@20': 0.1}
+        return {'test': recall, 'recall': None, 'ndcg': None}
+
+    monkeypatch.setattr(ablation, 'GROUPS', GROUPS)
+    monkeypatch.setattr(ablation.accuracy, 'load_data', lambda args: None)
+    monkeypatch.setattr(ablation.accuracy, 'fit', fit)
+    args = ['--data', 'a/shop', '--seeds', '0', '1']
+    args = ['ablation.py', *args, '--results', str(tmp_path)]
+    monkeypatch.setattr(sys, 'argv', args)
+
+    (tmp_path / 'shop-steps-2-1.json').write_text(
+        json.dumps(
+            {'dataset': 'shop', 'model': 'steps-2', 'test': {'recall@20': 0.2}}
+        )
+    )
+    ablation.main()
+    assert fits == [
+        ('crane', 0),
+        ('crane', 0, 'num_steps=2'),
+        ('crane', 0, 'num_steps=3'),
+        ('crane', 1),
+        ('crane', 1, 'num_steps=3'),
+    ]
+    files = {path.name for path in tmp_path.iterdir()}
+    assert {'shop-crane-0.json', 'shop-steps-3-1.json', 'shop.png'} <= files
+    record = json.loads((tmp_path / 'shop-steps-3-1.json').read_text())
+    assert (record['model'], record['seed']) == ('steps-3', 1)
+
+    ablation.main()  # Nothing is missing.
+    assert len(fits) == 5
