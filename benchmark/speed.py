@@ -237,12 +237,12 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
     spmm += num_edges * (4 * wide + 12) + 4 * wide * num_users
     spmm += similar[0].size(1) * (4 * width + 12) + 4 * width * num_items
     num_weights = sum(weight.numel() for weight in model.parameters())
-    first = num_items * sum(SIZES.values()) * d
-    second = num_items * wide * d
+    wide_product = num_items * sum(SIZES.values()) * d
+    product = num_items * wide * d
     contrast = 2 * 1024**2 * d
     floors = {
-        'projection': 2 * (2 * first + 3 * second) / flops,
-        'RCA': 2 * (2 * num_items * wide**2 + 6 * second) / flops,
+        'projection': 2 * 2 * wide_product / flops,
+        'RCA': 2 * (2 * num_items * wide**2 + 6 * product) / flops,
         'propagation': 2 * spmm / speed,
         'loss': 2 * 3 * contrast / flops + 4 * width * nodes / speed,
         'optimizer': 7 * 4 * num_weights / speed,
