@@ -90,8 +90,10 @@ def _logsumexps(logits: Tensor, peak: float) -> Tensor:
     r"""Sums those of the rows and of the columns of logits, which are between
     :obj:`-peak` and :obj:`peak`, or left out; overwrites them.
     """
-    # The same exponentials serve both, unless some could be too small:
-    if 2 * peak > -math.log(torch.finfo(logits.dtype).tiny):
+    # The same exponentials serve both, unless some could be too small, or the
+    # sum of them too large:
+    largest = peak + math.log(max(logits.size(0), 1))
+    if max(2 * peak, largest) > -math.log(torch.finfo(logits.dtype).tiny):
         return logits.logsumexp(dim=0) + logits.logsumexp(dim=1)
     exp = logits.exp_()
     return exp.sum(dim=0).log() + exp.sum(dim=1).log()

@@ -191,6 +191,29 @@ def test_info_nce_loss_of_opposite_views(temperature):
     assert torch.autograd.grad(out, x)[0].isfinite().all()
 
 
+# The sum of a row would be beyond half precision:
+@pytest.mark.parametrize('temperature', [0.22, 0.25])
+def test_info_nce_loss_of_many_equal_views_in_half(temperature):
+    x = torch.ones(1500, 4).half()
+    out = info_nce_loss(x, x, temperature)
+    expected = info_nce_loss(x.float(), x.float(), temperature)
+    torch.testing.assert_close(out.float(), expected, atol=0.01, rtol=1e-3)
+
+
+def test_info_nce_loss_leaves_repeated_nodes_out_at_low_temperature():
+    x, y = randn(6, 4, seed=1).float(), randn(6, 4, seed=2).float()
+    index = torch.tensor([4, 1, 4, 2, 1, 4])
+    out = info_nce_loss(x, y, 0.02, index)
+    expected = naive_info_nce(x.double(), y.double(), 0.02, index).float()
+    torch.testing.assert_close(out, expected)
+    for a, b in zip(
+        torch.autograd.grad(out, [x, y]),
+        torch.autograd.grad(expected, [x, y]),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
 def test_info_nce_loss_defaults():
     x, y = randn(6, 4, seed=1), randn(6, 4, seed=2)
     expected = naive_info_nce(x, y, 0.2)
