@@ -182,10 +182,16 @@ def ceilings(repeats: int) -> tuple[float, float]:
     return 2 * 2048**3 / times['flops'], 2 * big.nbytes / times['bytes']
 
 
-def backward(run: Callable[[], Tensor]) -> Callable[[], object]:
-    """Forward and backward, by a gradient of ones."""
+def backward(
+    run: Callable[[], Tensor], *inputs: Tensor
+) -> Callable[[], object]:
+    """Forward and backward, by a gradient of ones; in a step, the inputs have
+    no gradient to add it to.
+    """
 
     def both() -> None:
+        for x in inputs:
+            x.grad = None
         out = run()
         out.backward(torch.ones_like(out))
 
@@ -223,9 +229,11 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
 
     runs = {
         'projection': backward(project),
-        'RCA': backward(lambda: torch.cat(model.rca(streams), dim=-1)),
-        'propagation': backward(propagate),
-        'loss': backward(lambda: model.loss(out, *pairs)),
+        'RCA': backward(
+            lambda: torch.cat(model.rca(streams), dim=-1), *streams
+        ),
+        'propagation': backward(propagate, user, item),
+        'loss': backward(lambda: model.loss(out, *pairs), *out),
         'optimizer': optimizer.step,
     }
     flops, speed = ceilings(repeats)
