@@ -19,7 +19,6 @@ SOFTMAX = {'num_samples': 1024, 'temperature': 0.2}
 GROUPS: dict[str, dict[str, dict[str, object]]] = {
     'Without a part': {
         'RCA': {'mode': None},
-        'profiles': {'profile': None},
         'contrast': {'loss': {'contrast_weight': 0}},
         'ID stream': {'use_id': False, 'loss': {'contrast_weight': 0}},
         'item graph': {'num_item_layers': 0},
@@ -40,8 +39,11 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
         'token': {'mode': 'token'},
         'token, 2 steps': {'mode': 'token', 'num_steps': 2},
     },
-    'Profiles, contrast': {
-        'profile in contrast': {'profile': 'contrast'},
+    'Profiles': {
+        'as input': {'profile': 'input'},
+        'in contrast': {'profile': 'contrast'},
+    },
+    'Contrast': {
         'weight 1e-4': {'loss': {'contrast_weight': 1e-4}},
         'weight 1e-2': {'loss': {'contrast_weight': 1e-2}},
         'temperature .1': {'loss': {'temperature': 0.1}},
@@ -50,6 +52,9 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
     'Neighborhood weight': {
         f'x {scale}': {'neighbor_weights': dict.fromkeys(RELATIONS, 7 * scale)}
         for scale in (0.25, 0.5, 2, 4)
+    },
+    'Pairs to train on': {
+        'all, whose edges carry messages': {'disjoint': False}
     },
     'Edge dropping': {
         str(p): {'edge_dropping': p} for p in (0.0, 0.3, 0.6, 0.9)

@@ -28,6 +28,7 @@ from crane_pyg.reference import evaluate_item_graph, evaluate_popularity
 from crane_pyg.sampling import sample_negatives
 
 RESULTS = Path(__file__).parent / 'results'
+RATES = ('user', 'rates', 'item')
 REFERENCES = {
     'most-popular': evaluate_popularity,
     'item-graph': evaluate_item_graph,
@@ -90,7 +91,7 @@ def refer(
     data: HeteroData,
 ) -> dict[str, object]:
     """Evaluates a ranking that needs no training."""
-    rates = data['user', 'rates', 'item']
+    rates = data[RATES]
     return {
         'valid': reference(data, rates.val_edge_label_index),
         'test': reference(data, rates.test_edge_label_index),
@@ -105,7 +106,7 @@ def fit(
 ) -> dict[str, object]:
     """Trains with early stopping on the validation Recall@20."""
     seed_everything(seed)
-    rates = data['user', 'rates', 'item']
+    rates = data[RATES]
     pairs = rates.edge_index.as_tensor()
     model = MODELS[name](data, **overrides(args))
     recipe = model.recipe
@@ -117,7 +118,7 @@ def fit(
     seconds, best, curve = 0.0, {'epoch': 0, 'valid': {'recall@20': -1}}, []
     for epoch in range(1, args.epochs + 1):
         start = time.perf_counter()
-        train(model, optimizer, data, drop_edges(data), pairs, batch_size)
+        train(model, optimizer, data, drop_edges(data), batch_size)
         seconds += time.perf_counter() - start
         user, item = embed(model, data)
         ranking['neighbors'] = model.neighborhood(data)
@@ -150,16 +151,20 @@ def train(
     optimizer: torch.optim.Optimizer,
     data: HeteroData,
     epoch_data: HeteroData,
-    pairs: Tensor,
     batch_size: int,
 ) -> None:
-    """One epoch over all training pairs."""
+    """One epoch over all training pairs, or those that carry no message."""
     model.train()
-    if model.recipe.edge_dropping == 0:
+    recipe, pairs = model.recipe, data[RATES].edge_index.as_tensor()
+    if recipe.edge_dropping == 0:
         epoch_data = data
-    num_items = data['item'].num_nodes
-    negatives = sample_negatives(pairs, num_items, model.recipe.num_negatives)
     batch_size = min(batch_size, pairs.size(1) // 25 + 1)
+    seen = None
+    if recipe.disjoint and recipe.edge_dropping > 0:
+        seen = epoch_data[RATES].edge_index.as_tensor()
+        pairs = epoch_data[RATES].edge_label_index
+    num_items = data['item'].num_nodes
+    negatives = sample_negatives(pairs, num_items, recipe.num_negatives, seen)
     for index in torch.randperm(pairs.size(1)).split(batch_size):
         optimizer.zero_grad()
         model(epoch_data)

@@ -133,11 +133,10 @@ def train(data: HeteroData, args: argparse.Namespace) -> tuple[CRANE, int]:
     model = MODELS['crane'](data)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
     drop_edges = T.DegreeDropEdges(model.recipe.edge_dropping)
-    pairs = data[RATES].edge_index.as_tensor()
     best, best_recall, best_epoch = None, -1.0, 0
     for epoch in range(1, args.epochs + 1):
         accuracy.train(
-            model, optimizer, data, drop_edges(data), pairs, args.batch_size
+            model, optimizer, data, drop_edges(data), args.batch_size
         )
         key = 'val_edge_label_index'
         recall = rank_all(model.model, data, data[RATES][key])['recall@20']

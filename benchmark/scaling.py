@@ -103,13 +103,14 @@ def train(data: HeteroData, args: argparse.Namespace) -> dict[str, float]:
     num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
     model = CRANE(num_users, num_items, FEATURES, args.channels)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
     before = reset_peak()
     steps, epochs = [], []
     for _ in range(args.repeats + 1):
         begin = time.perf_counter()
-        negatives = sample_negatives(pairs, num_items, 4)
         epoch_data = T.DegreeDropEdges(0.8)(data)
+        rates = epoch_data['user', 'rates', 'item']
+        pairs, seen = rates.edge_label_index, rates.edge_index.as_tensor()
+        negatives = sample_negatives(pairs, num_items, 4, seen)
         middle = time.perf_counter()
         index = torch.randperm(pairs.size(1))[:BATCH_SIZE]
         optimizer.zero_grad()

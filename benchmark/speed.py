@@ -105,6 +105,15 @@ def crane_step(model: CRANE, data: HeteroData) -> Callable[[], object]:
     return step
 
 
+def prepare_epoch(data: HeteroData) -> tuple[HeteroData, Tensor, Tensor]:
+    """The graph of an epoch, the negatives and the order of its pairs."""
+    data = T.DegreeDropEdges(0.8)(data)
+    rates = data['user', 'rates', 'item']
+    pairs, seen = rates.edge_label_index, rates.edge_index.as_tensor()
+    negatives = sample_negatives(pairs, data['item'].num_nodes, 4, seen)
+    return data, negatives, torch.randperm(pairs.size(1))
+
+
 def lightgcn_step(data: HeteroData) -> Callable[[], object]:
     """A whole step as in the example of PyG, on a plain `edge_index`."""
     num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
@@ -136,9 +145,8 @@ def steps(data: HeteroData, repeats: int) -> list[Row]:
     half = copy.copy(dropped)
     for name in SIZES:
         half['item'][f'x_{name}'] = half['item'][f'x_{name}'].bfloat16()
-    pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
-    num_batches = -(-pairs.size(1) // BATCH_SIZE)
-    num_items = data['item'].num_nodes
+    num_pairs = dropped['user', 'rates', 'item'].edge_label_index.size(1)
+    num_batches = -(-num_pairs // BATCH_SIZE)
     times = medians(
         {
             'lightgcn': lightgcn_step(data),
@@ -146,11 +154,7 @@ def steps(data: HeteroData, repeats: int) -> list[Row]:
             'dropped': crane_step(make_crane(data), dropped),
             'half': crane_step(make_crane(half), half),
             'reduced': crane_step(make_crane(reduced), reduced),
-            'epoch': lambda: (
-                sample_negatives(pairs, num_items, 4),
-                T.DegreeDropEdges(0.8)(data),
-                torch.randperm(pairs.size(1)),
-            ),
+            'epoch': lambda: prepare_epoch(data),
         },
         repeats,
     )
@@ -210,8 +214,8 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
     user = torch.randn(num_users, width, requires_grad=True)
     item = torch.randn(num_items, width, requires_grad=True)
     out = model(data)
-    leaves = [x.detach().requires_grad_() for x in out]
-    out = type(out)(*leaves)
+    leaves = [x.detach().requires_grad_() for x in out[:2]]
+    out = type(out)(*leaves, None)
     pairs = batch(data)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for weight in model.parameters():
@@ -222,10 +226,9 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
         return torch.cat(xs, dim=-1)
 
     def propagate() -> Tensor:
-        profile = model._profile(item[:, d:], graphs[1][0])
         x, y = model._propagate(user, item, *graphs[:2])
         y = y + model.conv((item, None), *similar)
-        return torch.cat([x.view(-1), y.view(-1), profile.view(-1)])
+        return torch.cat([x.view(-1), y.view(-1)])
 
     runs = {
         'projection': backward(project),
@@ -233,7 +236,7 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
             lambda: torch.cat(model.rca(streams), dim=-1), *streams
         ),
         'propagation': backward(propagate, user, item),
-        'loss': backward(lambda: model.loss(out, *pairs), *out),
+        'loss': backward(lambda: model.loss(out, *pairs), *leaves),
         'optimizer': optimizer.step,
     }
     flops, speed = ceilings(repeats)
@@ -242,7 +245,6 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
     # Reads of each edge's row and weight, and one write of each output row:
     one_pass = num_edges * (4 * width + 12)
     spmm = 4 * one_pass + 2 * 4 * width * nodes
-    spmm += num_edges * (4 * wide + 12) + 4 * wide * num_users
     spmm += similar[0].size(1) * (4 * width + 12) + 4 * width * num_items
     num_weights = sum(weight.numel() for weight in model.parameters())
     wide_product = num_items * sum(SIZES.values()) * d

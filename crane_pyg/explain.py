@@ -184,7 +184,8 @@ def _gradients(
     gradient = more.new_zeros(items.numel(), more.numel())
     for row, value in zip(gradient, score, strict=True):
         row.copy_(torch.autograd.grad(value, more, retain_graph=True)[0])
-    return CRANEOutput(*(x.detach() for x in out)), gradient
+    out = CRANEOutput(out.user.detach(), out.item.detach(), None)
+    return out, gradient
 
 
 def _stream_parts(model: CRANE, product: Tensor) -> dict[str, Tensor]:

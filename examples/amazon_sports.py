@@ -67,23 +67,27 @@ sizes = {m: data['item'][f'x_{m}'].size(1) for m in dataset.modalities}
 model = CRANE(dataset.num_users, dataset.num_items, sizes).to(args.device)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.003, fused=True)
 drop_edges = T.DegreeDropEdges(p=0.8)
+batch_size = min(8192, pairs.size(1) // 25 + 1)
 print(f'{name}: {pairs.size(1)} training pairs, {model}')
 
 
 def train(bar: tqdm) -> float:
-    """One epoch over all training pairs, on a fifth of the graph."""
+    """One epoch: a fifth of the pairs carry messages, the others train."""
     model.train()
     epoch_data, total = drop_edges(data), 0.0
-    negative = sample_negatives(pairs, dataset.num_items, num_samples=4)
-    batch_size = min(8192, pairs.size(1) // 25 + 1)
-    for index in torch.randperm(pairs.size(1)).split(batch_size):
+    edges = epoch_data['user', 'rates', 'item']
+    positive, seen = edges.edge_label_index, edges.edge_index.as_tensor()
+    negative = sample_negatives(positive, dataset.num_items, 4, exclude=seen)
+    bar.reset(positive.size(1))
+    for index in torch.randperm(positive.size(1)).split(batch_size):
         optimizer.zero_grad()
-        loss = model.loss(model(epoch_data), *pairs[:, index], negative[index])
+        out = model(epoch_data)
+        loss = model.loss(out, *positive[:, index], negative[index])
         loss.backward()
         optimizer.step()
         total += loss.detach() * index.numel()
         bar.update(index.numel())
-    return float(total) / pairs.size(1)
+    return float(total) / positive.size(1)
 
 
 @torch.no_grad()
@@ -104,7 +108,7 @@ if args.resume:
 try:
     while state['epochs'] < min(args.epochs, 5 + state['best_epoch']):
         start, epoch = time.perf_counter(), state['epochs'] + 1
-        with tqdm(total=pairs.size(1), desc=f'Epoch {epoch}') as bar:
+        with tqdm(desc=f'Epoch {epoch}') as bar:
             loss, valid = train(bar), test(rates.val_edge_label_index)
             recall = valid['recall@20']
             state['history'].append((loss, recall))

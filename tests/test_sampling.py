@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch_geometric import EdgeIndex
 from torch_geometric.testing import withCUDA
 
 import crane_pyg.transforms as T
@@ -95,6 +96,26 @@ def test_sample_negatives_of_repeated_pairs():
 def test_sample_negatives_of_nothing():
     pairs = torch.empty(2, 0, dtype=torch.long)
     assert sample_negatives(pairs, 5, 3).size() == (0, 3)
+
+
+@pytest.mark.parametrize('graph', [False, True])
+def test_sample_negatives_excludes_further_pairs(graph):
+    pairs = random_pairs()
+    first, rest = pairs.split([150, 50], dim=1)
+    # User 30 has no pair but there, and one with every item:
+    other = torch.stack([torch.full((20,), 30), torch.arange(20)])
+    exclude = torch.cat([rest, other[:, 1:]], dim=1)
+    if graph:
+        exclude = EdgeIndex(exclude, sparse_size=(31, 20))
+    out = sample_negatives(first, 20, 50, exclude)
+    assert out.size() == (150, 50)
+    assert type(out) is torch.Tensor
+    positives = as_set(*pairs)
+    for column in out.t():
+        assert not as_set(first[0], column) & positives
+    # Without, they are drawn:
+    out = sample_negatives(first, 20, 50)
+    assert as_set(first[0].repeat(50), out.t().flatten()) & as_set(*rest)
 
 
 def test_sample_negatives_errors():

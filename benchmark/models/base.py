@@ -21,6 +21,7 @@ class Recipe:
     r"""How a model is trained.
 
     A learning rate or a batch size of :obj:`None` is that of the harness.
+    :obj:`disjoint` trains on those pairs only whose edges are dropped, if any.
     """
 
     num_negatives: int
@@ -28,6 +29,7 @@ class Recipe:
     lambda_reg: float
     lr: float | None = None
     batch_size: int | None = None
+    disjoint: bool = False
 
 
 class Model(torch.nn.Module):

@@ -32,7 +32,9 @@ class CRANEModel(Model):
         **kwargs (optional): Values of the recipe and arguments of CRANE.
     """
 
-    recipe = Recipe(num_negatives=4, edge_dropping=0.8, lambda_reg=3e-3)
+    recipe = Recipe(
+        num_negatives=4, edge_dropping=0.8, lambda_reg=3e-3, disjoint=True
+    )
 
     def __init__(
         self,

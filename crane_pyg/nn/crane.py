@@ -27,12 +27,13 @@ HALF: Final = (torch.half, torch.bfloat16)
 
 class CRANEOutput(NamedTuple):
     r"""What :class:`CRANE` returns: the embeddings whose inner product ranks
-    items for users, and the profiles of the users, summed over the modalities.
+    items for users, and the profiles of the users, summed over the modalities,
+    if the model has any.
     """
 
     user: Tensor
     item: Tensor
-    profile: Tensor
+    profile: Tensor | None
 
 
 class CRANE(PretrainedMixin, torch.nn.Module):
@@ -43,9 +44,9 @@ class CRANE(PretrainedMixin, torch.nn.Module):
     Users and items have one vector, a *stream*, in every modality :math:`m`.
     That of an item is a projection of its features, refined by :class:`RCA`
     across the modalities; that of a user is a learned preference
-    :math:`\mathbf{q}_{u,m}` plus the mean of the items it is connected to
-    (the symmetric user profile), behind a gate :math:`g_m` that starts at
-    zero:
+    :math:`\mathbf{q}_{u,m}`, with :obj:`profile="input"` plus the mean of the
+    items it is connected to (the symmetric user profile), behind a gate
+    :math:`g_m` that starts at zero:
 
     .. math::
         \mathbf{x}_{i,m} &= \mathrm{RCA}(\mathbf{W}_m \mathbf{f}_{i,m} +
@@ -92,7 +93,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         profile (str, optional): Where user profiles enter: the streams of the
             users (:obj:`"input"`), the semantic view for the contrastive
             objective only (:obj:`"contrast"`), or nowhere (:obj:`None`).
-            (default: :obj:`"input"`)
+            (default: :obj:`None`)
         mode (str, optional): The mode of :class:`RCA`, or :obj:`None` to leave
             it out. One modality alone has nothing to attend to, and leaves it
             out too. (default: :obj:`"correlation"`)
@@ -129,7 +130,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         num_layers: int = 2,
         num_item_layers: int = 1,
         use_id: bool = True,
-        profile: str | None = 'input',
+        profile: str | None = None,
         mode: str | None = 'correlation',
         num_steps: int = 1,
         dropout: float = 0.0,
@@ -241,7 +242,9 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         """
         to_item, to_user, to_similar = self._graphs(data)
         item_in = torch.cat(self._encode_items(data), dim=-1)
-        profile = self._profile(item_in, to_user[0])
+        profile = None
+        if self.profile is not None:
+            profile = self._by_modality(self._profile(item_in, to_user[0]))
         user_in = self._encode_users(profile)
         if self.user_id is not None and self.item_id is not None:
             user_in = torch.cat([self.user_id, user_in], dim=-1)
@@ -255,7 +258,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         if self.num_new_items > 0:
             new = (self.num_new_items, self.neighbor_share)
             item = lend(item, *to_similar, *new)
-        return CRANEOutput(user, item, self._by_modality(profile).sum(dim=1))
+        total = None if profile is None else profile.sum(dim=1)
+        return CRANEOutput(user, item, total)
 
     def views(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r"""Splits embeddings into their behavior view, the stream of the IDs,
@@ -330,7 +334,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         if contrast_weight > 0:
             n = contrast_size
             user_views, item_views = self.views(user[:n]), self.views(pos[:n])
-            if self.profile == 'contrast':
+            if self.profile == 'contrast' and out.profile is not None:
                 profile = F.embedding(user_index[:n], out.profile)
                 user_views = (user_views[0], profile)
             loss = loss + contrast_weight * (
@@ -505,13 +509,12 @@ class CRANE(PretrainedMixin, torch.nn.Module):
     def _by_modality(self, x: Tensor) -> Tensor:
         return x.view(x.size(0), -1, self.channels)
 
-    def _encode_users(self, profile: Tensor) -> Tensor:
+    def _encode_users(self, profile: Tensor | None) -> Tensor:
         names = list(self.in_channels)
         user = torch.cat([self.preference[f'x_{n}'] for n in names], dim=-1)
         user = self._by_modality(user)
-        if self.gate is not None:
-            gate = self.gate.unsqueeze(-1)
-            user = torch.addcmul(user, gate, self._by_modality(profile))
+        if self.gate is not None and profile is not None:
+            user = torch.addcmul(user, self.gate.unsqueeze(-1), profile)
         return unit(user).flatten(start_dim=1)
 
     def _propagate(

@@ -84,6 +84,11 @@ class DegreeDropEdges(BaseTransform):
     tensors and edge weights of :obj:`edge_type` and its reverse. All else is
     shared with the input, which stays as it is.
 
+    The dropped pairs become the :obj:`edge_label_index` of :obj:`edge_type`:
+    pairs to train on that carry no message, such that no graph holds the
+    answer, as with the :obj:`disjoint_train_ratio` of
+    :class:`~torch_geometric.transforms.RandomLinkSplit`.
+
     Args:
         p (float): The fraction of edges to drop.
         edge_type (tuple, optional): The edge type that holds the training
@@ -112,10 +117,13 @@ class DegreeDropEdges(BaseTransform):
     def forward(self, data: HeteroData) -> HeteroData:
         r"""Returns the data with the kept edges of one draw."""
         store, num_src, num_dst = get_edges(data, self.edge_type)
-        index = degree_drop(
-            store.edge_index, num_src, num_dst, self.p, self.generator
-        )
-        return set_user_item_graph(data, self.edge_type, index)
+        pairs = as_plain(store.edge_index)
+        index = degree_drop(pairs, num_src, num_dst, self.p, self.generator)
+        dropped = torch.ones_like(pairs[0], dtype=torch.bool)
+        dropped[index] = False
+        data = set_user_item_graph(data, self.edge_type, index)
+        data[self.edge_type].edge_label_index = pairs[:, dropped]
+        return data
 
     def __repr__(self) -> str:
         return (

@@ -40,6 +40,7 @@ def get_data(num_modalities=2, **kwargs):
 
 def get_model(num_modalities=2, seed=12, channels=CHANNELS, **kwargs):
     torch.manual_seed(seed)
+    kwargs.setdefault('profile', 'input')  # All parts there are.
     sizes = get_sizes(num_modalities)
     return perturb(CRANE(NUM_USERS, NUM_ITEMS, sizes, channels, **kwargs))
 
@@ -68,10 +69,16 @@ def assert_equal(outs, expected):
         assert torch.equal(x, y)
 
 
+def tensors(out):
+    r"""What a model returns; without profiles, there are none."""
+    assert all(x is not None for x in out[:2])
+    return [x for x in out if x is not None]
+
+
 def assert_learns(model, data, num_samples=4, **kwargs):
     r"""The loss and its gradients are finite, and no parameter is idle."""
     out = model(data)
-    for x in out:
+    for x in tensors(out):
         assert x.isfinite().all()
     loss = model.loss(out, *get_batch(data, num_samples), **kwargs)
     assert loss.dim() == 0
@@ -102,7 +109,10 @@ def test_crane_variants(num_modalities, use_id, profile, mode):
     size = (num_modalities + use_id) * CHANNELS
     assert out.user.size() == (NUM_USERS, size)
     assert out.item.size() == (NUM_ITEMS, size)
-    assert out.profile.size() == (NUM_USERS, CHANNELS)
+    if profile is None:
+        assert out.profile is None
+    else:
+        assert out.profile.size() == (NUM_USERS, CHANNELS)
     assert (model.rca is not None) == (mode is not None and num_modalities > 1)
     assert_learns(model, data, contrast_weight=0.1 if use_id else 0)
 
@@ -178,13 +188,13 @@ def dense_forward(model, data):
     for x, mask in zip(items, present, strict=True):
         x[~mask] = 0.0
 
-    users, profile = [], 0.0
+    users, profiles = [], []
     for n, name in enumerate(model.in_channels):
         user = model.preference[f'x_{name}']
         if model.profile == 'input':
             user = user + model.gate[n] * (mean @ items[n])
         users.append(unit(user))
-        profile = profile + mean @ items[n]
+        profiles.append(mean @ items[n])
     if model.user_id is not None:
         users, items = [model.user_id, *users], [model.item_id, *items]
 
@@ -206,7 +216,8 @@ def dense_forward(model, data):
         # Rows of the matrix are sources, which is transposed to the formula:
         hops = torch.linalg.matrix_power(similar.t(), model.num_item_layers)
         item = item + hops @ x0[NUM_USERS:]
-    return user, item, profile
+    outs = [user, item]
+    return outs if model.profile is None else [*outs, sum(profiles)]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +242,7 @@ def test_crane_equals_dense(kwargs):
             data['item'][f'x_{name}'] = data['item'][f'x_{name}'].double()
     model(data)  # Takes statistics in.
     model.eval()
-    outs, expected = model(data), dense_forward(model, data)
+    outs, expected = tensors(model(data)), dense_forward(model, data)
     weights = [torch.randn_like(x) for x in expected]
     grads = [
         torch.autograd.grad(
@@ -586,6 +597,7 @@ def test_crane_modality_names():
     data = FakeMultimodalDataset(NUM_USERS, NUM_ITEMS, sizes)[0]
     data = T.BuildDualGraph(k=3)(data)
     model = perturb(CRANE(NUM_USERS, NUM_ITEMS, sizes, CHANNELS))
+    assert model.profile is None  # By default.
     assert_learns(model, data, contrast_weight=0.1)
 
 

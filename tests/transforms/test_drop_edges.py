@@ -152,6 +152,14 @@ def test_degree_drop_edges(p, built):
         edges = edges.flip(0) if flip else edges
         assert torch.equal(adj.as_tensor(), edges)
 
+    # The other pairs, none of which carries a message, are to be trained on:
+    label = out[RATES].edge_label_index
+    assert type(label) is torch.Tensor
+    store = data[RATES]
+    dropped = ~torch.isin(store.time, out[RATES].time)
+    edges = torch.stack(list(store.edge_index)).as_subclass(torch.Tensor)
+    assert torch.equal(label, edges[:, dropped])
+
     # The input is as before, and all else is shared with it:
     for key, store in before._edge_store_dict.items():
         assert set(store.keys()) == set(data[key].keys())
