@@ -2,6 +2,8 @@ r"""Changes one thing of CRANE at a time, and draws what that does.
 
 python benchmark/ablation.py --data path/to/folder  # run what is missing, draw
 python benchmark/ablation.py --draw                 # draw the results there are
+
+The results of CRANE itself are those that accuracy.py has kept.
 """
 
 import argparse
@@ -89,15 +91,16 @@ def main() -> None:
     parser.add_argument('--groups', nargs='+', default=list(GROUPS))
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
     parser.add_argument('--epochs', type=int, default=200)
-    parser.add_argument('--patience', type=int, default=5)
+    parser.add_argument('--patience', type=int, default=10)
     parser.add_argument('--results', type=Path, default=RESULTS)
+    parser.add_argument('--reference', type=Path, default=accuracy.RESULTS)
     parser.add_argument('--draw', action='store_true')
     args = parser.parse_args()
     if not args.draw:
         if args.data is None:
             parser.error('needs --data DIR or --draw')
         run(args)
-    draw(args.results)
+    draw(args.results, args.reference)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -110,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
         for variant, overrides in GROUPS[group].items()
     }
     for seed in args.seeds:
-        for label, overrides in {'CRANE': {}, **variants}.items():
+        for label, overrides in variants.items():
             args.set = [f'{k}={json.dumps(v)}' for k, v in overrides.items()]
             accuracy.complete(args, 'crane', slug(label), lambda: data, seed)
 
@@ -121,9 +124,10 @@ def slug(label: str) -> str:
     return '-'.join(words.lower().split())
 
 
-def draw(folder: Path) -> None:
+def draw(folder: Path, reference: Path) -> None:
     """One picture per data set: a panel for each group."""
-    records = [json.loads(path.read_text()) for path in folder.glob('*.json')]
+    paths = [*folder.glob('*.json'), *reference.glob('*-crane-[0-9].json')]
+    records = [json.loads(path.read_text()) for path in paths]
     for name in sorted({record['dataset'] for record in records}):
         recalls: dict[str, list[float]] = {}
         for record in records:
@@ -141,6 +145,8 @@ def draw(folder: Path) -> None:
                 }
             )
         }
+        if len(groups) == 0:
+            continue
         columns = min(3, len(groups))
         rows = -(-len(groups) // columns)
         fig, axes = plt.subplots(
@@ -148,7 +154,7 @@ def draw(folder: Path) -> None:
             layout='constrained', squeeze=False, sharex=True,
         )  # fmt: skip
         for ax, (group, labels) in zip(axes.flat, groups.items(), strict=False):
-            panel(ax, group, labels, recalls['crane'])
+            panel(ax, group, labels, recalls.get('crane', []))
         for ax in axes.flat[len(groups) :]:
             ax.axis('off')
         fig.suptitle(f'{name}: Recall@20 on the test pairs, a dot a seed')
@@ -163,8 +169,9 @@ def panel(
     reference: list[float],
 ) -> None:
     """The variants of one group, and CRANE as a band."""
-    ax.axvspan(min(reference), max(reference), color='0.85')
-    ax.axvline(mean(reference), color='0.5', label='CRANE')
+    if reference:
+        ax.axvspan(min(reference), max(reference), color='0.85')
+        ax.axvline(mean(reference), color='0.5', label='CRANE')
     for y, values in enumerate(labels.values()):
         ax.plot(values, [y] * len(values), 'o', color='#0072b2', alpha=0.6)
     ax.set_yticks(range(len(labels)), labels)

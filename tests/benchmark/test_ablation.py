@@ -48,26 +48,42 @@ def test_runs_what_is_missing_and_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(ablation.accuracy, 'load_data', lambda args: None)
     monkeypatch.setattr(ablation.accuracy, 'fit', fit)
     args = ['--data', 'a/shop', '--seeds', '0', '1']
-    args = ['ablation.py', *args, '--results', str(tmp_path)]
+    folder, reference = tmp_path / 'ablation', tmp_path
+    folder.mkdir()
+    args += ['--results', str(folder), '--reference', str(reference)]
+    args = ['ablation.py', *args]
     monkeypatch.setattr(sys, 'argv', args)
 
-    (tmp_path / 'shop-steps-2-1.json').write_text(
+    (folder / 'shop-steps-2-1.json').write_text(
         json.dumps(
             {'dataset': 'shop', 'model': 'steps-2', 'test': {'recall@20': 0.2}}
         )
     )
     ablation.main()
     assert fits == [
-        ('crane', 0),
         ('crane', 0, 'num_steps=2'),
         ('crane', 0, 'num_steps=3'),
-        ('crane', 1),
         ('crane', 1, 'num_steps=3'),
     ]
-    files = {path.name for path in tmp_path.iterdir()}
-    assert {'shop-crane-0.json', 'shop-steps-3-1.json', 'shop.png'} <= files
-    record = json.loads((tmp_path / 'shop-steps-3-1.json').read_text())
+    files = {path.name for path in folder.iterdir()}
+    assert {'shop-steps-3-1.json', 'shop.png'} <= files
+    record = json.loads((folder / 'shop-steps-3-1.json').read_text())
     assert (record['model'], record['seed']) == ('steps-3', 1)
 
-    ablation.main()  # Nothing is missing.
-    assert len(fits) == 5
+    spans = []
+    monkeypatch.setattr(
+        ablation.Axes, 'axvspan', lambda *x, **_: spans.append(x[1:])
+    )
+    for name, recall in [('crane', 0.3), ('crane-other', 0.4)]:
+        (reference / f'shop-{name}-0.json').write_text(
+            json.dumps(
+                {
+                    'dataset': 'shop',
+                    'model': name,
+                    'test': {'recall@20': recall},
+                }
+            )
+        )
+    ablation.main()  # Nothing is missing, and the band is that of CRANE.
+    assert len(fits) == 3
+    assert spans == [(0.3, 0.3)]
