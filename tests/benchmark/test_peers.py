@@ -466,3 +466,33 @@ def test_softmax_of_popular_negatives(popular, correct):
     log_q = share[pos].log() if correct else 0.0
     naive = (total.log() - score[row, pos] + log_q).mean()
     torch.testing.assert_close(loss, naive, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize('disjoint', [False, True])
+@pytest.mark.parametrize('p', [0.0, 0.7])
+def test_pairs_to_train_on(disjoint, p):
+    data = get_data()
+    model = MODELS['crane'](data, disjoint=disjoint, edge_dropping=p)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    batches, loss = [], model.loss
+
+    def record(user, pos, neg):
+        batches.append((user, pos, neg))
+        return loss(user, pos, neg)
+
+    model.loss = record
+    epoch_data = drop_edges(data, p)
+    accuracy.train(model, optimizer, data, epoch_data, batch_size=50)
+    user, pos, neg = (torch.cat(xs) for xs in zip(*batches, strict=True))
+    pairs = data[accuracy.RATES].edge_index.as_tensor()
+    rates = epoch_data[accuracy.RATES]
+    free = rates.edge_label_index if disjoint and p > 0 else pairs
+    assert disjoint == (free.size(1) < pairs.size(1)) or p == 0
+
+    def keys(user, item):
+        return (user * NUM_ITEMS + item).sort()[0]
+
+    assert torch.equal(keys(user, pos), keys(*free))
+    seen = keys(*pairs)
+    assert not torch.isin(keys(user.unsqueeze(1), neg), seen).any()
+    assert neg.size() == (user.numel(), 4)
