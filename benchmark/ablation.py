@@ -20,7 +20,6 @@ RELATIONS = ('co_rated', 'refined', 'similar_to')
 SOFTMAX = {'num_samples': 1024, 'temperature': 0.2}
 GROUPS: dict[str, dict[str, dict[str, object]]] = {
     'Without a part': {
-        'RCA': {'mode': None},
         'contrast': {'loss': {'contrast_weight': 0}},
         'ID stream': {'use_id': False, 'loss': {'contrast_weight': 0}},
         'item graph': {'num_item_layers': 0},
@@ -35,9 +34,11 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
         },
     },
     'RCA': {
-        '2 steps': {'num_steps': 2},
-        '3 steps': {'num_steps': 3},
-        '4 steps': {'num_steps': 4},
+        '1 step': {'mode': 'correlation'},
+        **{
+            f'{n} steps': {'mode': 'correlation', 'num_steps': n}
+            for n in (2, 3, 4)
+        },
         'token': {'mode': 'token'},
         'token, 2 steps': {'mode': 'token', 'num_steps': 2},
     },
@@ -72,7 +73,8 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
         for name, correct in [('as they are', False), ('corrected', True)]
     },
     'Item graph rebuilt after RCA': {
-        f'every {n} epochs': {'rebuild': n} for n in (1, 5)
+        f'every {n} epochs': {'rebuild': n, 'mode': 'correlation'}
+        for n in (1, 5)
     },
     'Features': {
         'bfloat16': {'features': {'dtype': 'bfloat16'}},

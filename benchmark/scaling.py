@@ -101,7 +101,8 @@ def build(data: HeteroData) -> float:
 def train(data: HeteroData, args: argparse.Namespace) -> dict[str, float]:
     """What a step and what comes before an epoch take."""
     num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
-    model = CRANE(num_users, num_items, FEATURES, args.channels)
+    size = (num_users, num_items)
+    model = CRANE(*size, FEATURES, args.channels, mode='correlation')
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     before = reset_peak()
     steps, epochs = [], []

@@ -38,7 +38,7 @@ def get_data(lonely=None):
 
 def get_model(**kwargs):
     torch.manual_seed(3)
-    kwargs.setdefault('profile', 'input')  # All parts there are.
+    kwargs = {'profile': 'input', 'mode': 'correlation', **kwargs}
     model = CRANE(USERS, ITEMS, SIZES, channels=16, **kwargs)
     if model.gate is not None:  # Which starts closed.
         with torch.no_grad():

@@ -45,6 +45,7 @@ def data():
 def get_model(**kwargs):
     r"""A model whose RCA does something, as after some training."""
     torch.manual_seed(12)
+    kwargs = {'mode': 'correlation', **kwargs}
     model = CRANE(NUM_USERS, NUM_ITEMS, SIZES, CHANNELS, **kwargs)
     with torch.no_grad():
         for x in [*model.parameters(), *model.buffers()]:

@@ -96,7 +96,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             (default: :obj:`None`)
         mode (str, optional): The mode of :class:`RCA`, or :obj:`None` to leave
             it out. One modality alone has nothing to attend to, and leaves it
-            out too. (default: :obj:`"correlation"`)
+            out too. (default: :obj:`None`)
         num_steps (int, optional): The number of steps of :class:`RCA`.
             (default: :obj:`1`)
         dropout (float, optional): Dropout probability of the features.
@@ -131,7 +131,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         num_item_layers: int = 1,
         use_id: bool = True,
         profile: str | None = None,
-        mode: str | None = 'correlation',
+        mode: str | None = None,
         num_steps: int = 1,
         dropout: float = 0.0,
         edge_type: tuple[str, str, str] = ('user', 'rates', 'item'),

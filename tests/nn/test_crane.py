@@ -40,7 +40,7 @@ def get_data(num_modalities=2, **kwargs):
 
 def get_model(num_modalities=2, seed=12, channels=CHANNELS, **kwargs):
     torch.manual_seed(seed)
-    kwargs.setdefault('profile', 'input')  # All parts there are.
+    kwargs = {'profile': 'input', 'mode': 'correlation', **kwargs}
     sizes = get_sizes(num_modalities)
     return perturb(CRANE(NUM_USERS, NUM_ITEMS, sizes, channels, **kwargs))
 
@@ -597,7 +597,7 @@ def test_crane_modality_names():
     data = FakeMultimodalDataset(NUM_USERS, NUM_ITEMS, sizes)[0]
     data = T.BuildDualGraph(k=3)(data)
     model = perturb(CRANE(NUM_USERS, NUM_ITEMS, sizes, CHANNELS))
-    assert model.profile is None  # By default.
+    assert model.profile is model.rca is None  # By default.
     assert_learns(model, data, contrast_weight=0.1)
 
 

@@ -44,7 +44,7 @@ def get_data(**kwargs):
 def get_model(data, **kwargs):
     r"""A model with statistics, and where no weight is zero."""
     torch.manual_seed(12)
-    kwargs.setdefault('profile', 'input')  # All parts there are.
+    kwargs = {'profile': 'input', 'mode': 'correlation', **kwargs}
     model = CRANE(NUM_USERS, NUM_OLD, SIZES, CHANNELS, **kwargs)
     with torch.no_grad():
         for param in model.parameters():

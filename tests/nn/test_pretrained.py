@@ -30,7 +30,7 @@ def get_sizes(num_modalities=2):
 
 def get_model(num_modalities=2, **kwargs):
     torch.manual_seed(12)
-    kwargs.setdefault('profile', 'input')  # All parts there are.
+    kwargs = {'profile': 'input', 'mode': 'correlation', **kwargs}
     sizes = get_sizes(num_modalities)
     model = CRANE(NUM_USERS, NUM_ITEMS, sizes, channels=4, **kwargs)
     with torch.no_grad():
@@ -151,7 +151,8 @@ def test_pretrained_precision(dtype, tmp_path):
 
 def test_pretrained_files_do_not_depend_on_the_run(folder, tmp_path):
     # Another process, other random numbers, and positional arguments:
-    model = CRANE(NUM_USERS, NUM_ITEMS, get_sizes(), 4, profile='input')
+    parts = {'profile': 'input', 'mode': 'correlation'}
+    model = CRANE(NUM_USERS, NUM_ITEMS, get_sizes(), 4, **parts)
     model.load_state_dict(get_model().state_dict())
     other = tmp_path / 'a' / 'b'
     model.save_pretrained(str(other))
