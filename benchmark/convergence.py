@@ -10,6 +10,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / 'results'
+STYLES = {
+    '-same-recipe': '--',
+    '-same-recipe-all-pairs': ':',
+    '-all-pairs': ':',
+}
 PEERS = ['#0072b2', '#56b4e9', '#009e73', '#e69f00', '#cc79a7', '#999999']
 
 
@@ -36,7 +41,7 @@ def draw(name: str, runs: list[dict], path: Path) -> None:
         ax.plot(
             seconds,
             recall,
-            '--' if run['model'].endswith('same-recipe') else '-',
+            STYLES.get(run['model'].removeprefix(kind), '-'),
             color='black' if crane else PEERS[families.index(kind)],
             linewidth=2.5 if crane else 1.3,
             label=f'{run["model"]} ({run["valid"]["recall@20"]:.4f})',
@@ -53,7 +58,7 @@ def draw(name: str, runs: list[dict], path: Path) -> None:
 
 def family(model: str) -> str:
     """The name of a model without its recipe."""
-    return model.removesuffix('-same-recipe')
+    return model.removesuffix('-all-pairs').removesuffix('-same-recipe')
 
 
 if __name__ == '__main__':

@@ -87,7 +87,7 @@ def versus(models: dict[str, list[dict]]) -> str:
         name: runs
         for name, runs in models.items()
         if name != 'crane'
-        and not name.endswith('-neighborhood')
+        and '-neighborhood' not in name
         and all('users' in run for run in runs)
     }
     if not trained or not all('users' in run for run in models['crane']):
