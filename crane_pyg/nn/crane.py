@@ -42,11 +42,11 @@ class CRANE(PretrainedMixin, torch.nn.Module):
     <https://arxiv.org/abs/2601.11151>`_ paper.
 
     Users and items have one vector, a *stream*, in every modality :math:`m`.
-    That of an item is a projection of its features, refined by :class:`RCA`
-    across the modalities; that of a user is a learned preference
-    :math:`\mathbf{q}_{u,m}`, with :obj:`profile="input"` plus the mean of the
-    items it is connected to (the symmetric user profile), behind a gate
-    :math:`g_m` that starts at zero:
+    That of an item is a projection of its features, which :class:`RCA` refines
+    across the modalities if there is a :obj:`mode`; that of a user is a learned
+    preference :math:`\mathbf{q}_{u,m}`, with :obj:`profile="input"` plus the
+    mean of the items it is connected to (the symmetric user profile), behind a
+    gate :math:`g_m` that starts at zero:
 
     .. math::
         \mathbf{x}_{i,m} &= \mathrm{RCA}(\mathbf{W}_m \mathbf{f}_{i,m} +
