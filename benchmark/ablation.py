@@ -56,9 +56,7 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
         f'x {scale}': {'neighbor_weights': dict.fromkeys(RELATIONS, 7 * scale)}
         for scale in (0.25, 0.5, 2, 4)
     },
-    'Pairs to train on': {
-        'all, whose edges carry messages': {'disjoint': False}
-    },
+    'Pairs to train on': {'all of them': {'disjoint': False}},
     'Edge dropping': {
         str(p): {'edge_dropping': p} for p in (0.0, 0.3, 0.6, 0.9)
     },

@@ -32,7 +32,7 @@ def main() -> None:
 
 def draw(name: str, runs: list[dict], path: Path) -> None:
     """The curves of all models on one data set, CRANE on top."""
-    fig, ax = plt.subplots(figsize=(8, 4.5), layout='constrained')
+    fig, ax = plt.subplots(figsize=(10, 4.5), layout='constrained')
     runs = sorted(runs, key=lambda run: -run['valid']['recall@20'])
     families = sorted({family(run['model']) for run in runs} - {'crane'})
     for run in runs:
@@ -51,7 +51,7 @@ def draw(name: str, runs: list[dict], path: Path) -> None:
     ax.set_ylabel('validation Recall@20')
     ax.set_title(name)
     ax.grid(color='0.9')
-    ax.legend(fontsize='small')
+    fig.legend(fontsize='small', loc='outside right upper')
     fig.savefig(path, dpi=150)
     plt.close(fig)
 
