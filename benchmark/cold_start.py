@@ -35,7 +35,7 @@ from crane_pyg.nn import CRANE, CRANEOutput
 from crane_pyg.ranking import evaluate, evaluate_scores
 
 RESULTS = Path(__file__).parent / 'results' / 'cold-start'
-RATES = ('user', 'rates', 'item')
+RATES = accuracy.RATES
 NEIGHBORS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 SHARES = [0.0, 0.5, 0.8, 1.0]
 SCALES = [0.5, 1.0, 2.0]

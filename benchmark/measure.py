@@ -17,9 +17,12 @@ from statistics import median
 import torch
 from provenance import provenance
 from readme import replace_between
+from torch import Tensor
 from torch_geometric.data import HeteroData
 
+import crane_pyg.transforms as T
 from crane_pyg.checkpoint import replacing
+from crane_pyg.sampling import sample_negatives
 
 FOLDER = Path(__file__).parent
 README = FOLDER.parent / 'README.md'
@@ -186,6 +189,15 @@ def set_features(data: HeteroData, sizes: dict[str, int], seed: int = 0) -> int:
         data['item'][f'x_{name}'] = x
         total += x.nbytes
     return total
+
+
+def prepare_epoch(data: HeteroData) -> tuple[HeteroData, Tensor, Tensor]:
+    """The graph of an epoch, the pairs to train on, and their negatives."""
+    data = T.DegreeDropEdges(0.8)(data)
+    rates = data['user', 'rates', 'item']
+    pairs, seen = rates.edge_label_index, rates.edge_index.as_tensor()
+    negatives = sample_negatives(pairs, data['item'].num_nodes, 4, seen)
+    return data, pairs, negatives
 
 
 def slope(x: list[float], y: list[float]) -> float:

@@ -17,6 +17,7 @@ from measure import (
     fake_graph,
     get_parser,
     memory,
+    prepare_epoch,
     reset_peak,
     row,
     save,
@@ -28,7 +29,6 @@ from torch_geometric.data import HeteroData
 import crane_pyg.transforms as T
 from crane_pyg.checkpoint import replacing
 from crane_pyg.nn import CRANE
-from crane_pyg.sampling import sample_negatives
 from crane_pyg.transforms.dual_graph import set_user_item_graph
 
 FEATURES = {'image': 64, 'text': 32}
@@ -100,18 +100,14 @@ def build(data: HeteroData) -> float:
 
 def train(data: HeteroData, args: argparse.Namespace) -> dict[str, float]:
     """What a step and what comes before an epoch take."""
-    num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
-    size = (num_users, num_items)
+    size = (data['user'].num_nodes, data['item'].num_nodes)
     model = CRANE(*size, FEATURES, args.channels, mode='correlation')
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     before = reset_peak()
     steps, epochs = [], []
     for _ in range(args.repeats + 1):
         begin = time.perf_counter()
-        epoch_data = T.DegreeDropEdges(0.8)(data)
-        rates = epoch_data['user', 'rates', 'item']
-        pairs, seen = rates.edge_label_index, rates.edge_index.as_tensor()
-        negatives = sample_negatives(pairs, num_items, 4, seen)
+        epoch_data, pairs, negatives = prepare_epoch(data)
         middle = time.perf_counter()
         index = torch.randperm(pairs.size(1))[:BATCH_SIZE]
         optimizer.zero_grad()

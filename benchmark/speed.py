@@ -17,6 +17,7 @@ from measure import (
     fake_graph,
     get_parser,
     medians,
+    prepare_epoch,
     row,
     save,
     set_features,
@@ -28,7 +29,6 @@ from torch_geometric.nn.models import LightGCN
 import crane_pyg.transforms as T
 from crane_pyg.nn import CRANE
 from crane_pyg.ranking import evaluate
-from crane_pyg.sampling import sample_negatives
 
 SIZES, CHANNELS, BATCH_SIZE = {'image': 4096, 'text': 384}, 64, 2048
 CHANNELS_KEPT, FEW_ROWS = 128, 20_000
@@ -105,15 +105,6 @@ def crane_step(model: CRANE, data: HeteroData) -> Callable[[], object]:
     return step
 
 
-def prepare_epoch(data: HeteroData) -> tuple[HeteroData, Tensor, Tensor]:
-    """The graph of an epoch, the negatives and the order of its pairs."""
-    data = T.DegreeDropEdges(0.8)(data)
-    rates = data['user', 'rates', 'item']
-    pairs, seen = rates.edge_label_index, rates.edge_index.as_tensor()
-    negatives = sample_negatives(pairs, data['item'].num_nodes, 4, seen)
-    return data, negatives, torch.randperm(pairs.size(1))
-
-
 def lightgcn_step(data: HeteroData) -> Callable[[], object]:
     """A whole step as in the example of PyG, on a plain `edge_index`."""
     num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
@@ -154,7 +145,7 @@ def steps(data: HeteroData, repeats: int) -> list[Row]:
             'dropped': crane_step(make_crane(data), dropped),
             'half': crane_step(make_crane(half), half),
             'reduced': crane_step(make_crane(reduced), reduced),
-            'epoch': lambda: prepare_epoch(data),
+            'epoch': lambda: torch.randperm(prepare_epoch(data)[1].size(1)),
         },
         repeats,
     )

@@ -39,7 +39,7 @@ def sample_negatives(
             f"'num_samples' needs to be positive (got {num_samples})"
         )
     num_edges = edge_index.size(1)
-    if exclude is not None:
+    if exclude is not None:  # PyG avoids only what it also samples for.
         edge_index = torch.cat([edge_index, exclude], dim=1)
     pairs = edge_index[0] * num_items + edge_index[1]
     deg = degree(pairs.unique() // num_items, dtype=torch.long)

@@ -102,6 +102,7 @@ def test(held_out: torch.Tensor) -> dict[str, float]:
 
 # Training stops after five epochs without gain, and can go on from `state`.
 meta = {'dataset': name, 'pairs': pairs.size(1), 'model': str(model)}
+meta['mode'] = args.mode
 state = dict(epochs=0, best_epoch=0, seconds=0.0, valid={}, history=[])
 if args.resume:
     state |= load_checkpoint(args.checkpoint, meta, args.device)

@@ -172,7 +172,7 @@ def add_neighborhood(peer: type[Model], scale: float) -> type[Model]:
             crane = CRANE(*self.size, in_channels={'none': 1}, channels=1)
             for relation in crane.neighbor_weights:
                 crane.neighbor_weights[relation] *= scale
-            out = CRANEOutput(self.user, self.item, self.user)
+            out = CRANEOutput(self.user, self.item, None)
             return crane.neighborhood(data, out)
 
     return WithNeighborhood

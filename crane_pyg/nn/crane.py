@@ -334,8 +334,9 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         if contrast_weight > 0:
             n = contrast_size
             user_views, item_views = self.views(user[:n]), self.views(pos[:n])
-            if self.profile == 'contrast' and out.profile is not None:
-                profile = F.embedding(user_index[:n], out.profile)
+            if self.profile == 'contrast':
+                profile = cast(Tensor, out.profile)
+                profile = F.embedding(user_index[:n], profile)
                 user_views = (user_views[0], profile)
             loss = loss + contrast_weight * (
                 info_nce_loss(*user_views, temperature, user_index[:n])
@@ -513,8 +514,9 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         names = list(self.in_channels)
         user = torch.cat([self.preference[f'x_{n}'] for n in names], dim=-1)
         user = self._by_modality(user)
-        if self.gate is not None and profile is not None:
-            user = torch.addcmul(user, self.gate.unsqueeze(-1), profile)
+        if self.gate is not None:
+            gate, profile = self.gate.unsqueeze(-1), cast(Tensor, profile)
+            user = torch.addcmul(user, gate, profile)
         return unit(user).flatten(start_dim=1)
 
     def _propagate(

@@ -106,6 +106,9 @@ def test_extend_changes_nothing_without_new_ones(kwargs):
     out, expected = model.extend(data)(data), model(data)
     assert torch.equal(out.user, expected.user)
     assert torch.equal(out.item, expected.item)
+    assert (out.profile is None) == (model.profile is None)
+    if out.profile is not None:
+        assert torch.equal(out.profile, expected.profile)
 
 
 def test_extend_without_item_graph_leaves_the_old_alone():
