@@ -118,7 +118,8 @@ def fit(
     seconds, best, curve = 0.0, {'epoch': 0, 'valid': {'recall@20': -1}}, []
     for epoch in range(1, args.epochs + 1):
         start = time.perf_counter()
-        train(model, optimizer, data, drop_edges(data), batch_size)
+        epoch_data = drop_edges(data) if recipe.edge_dropping > 0 else data
+        train(model, optimizer, data, epoch_data, batch_size)
         seconds += time.perf_counter() - start
         user, item = embed(model, data)
         ranking['neighbors'] = model.neighborhood(data)
@@ -156,8 +157,6 @@ def train(
     """One epoch over all training pairs, or those that carry no message."""
     model.train()
     recipe, pairs = model.recipe, data[RATES].edge_index.as_tensor()
-    if recipe.edge_dropping == 0:
-        epoch_data = data
     batch_size = min(batch_size, pairs.size(1) // 25 + 1)
     seen = None
     if recipe.disjoint and recipe.edge_dropping > 0:

@@ -1,10 +1,15 @@
 r"""Negative sampling."""
 
+from collections.abc import Sequence
+from typing import Final
+
 import torch
 from torch import Tensor
-from torch_geometric.utils import degree, structured_negative_sampling
+from torch_geometric.utils import structured_negative_sampling
 
 __all__ = ['sample_negatives']
+
+BLOCK_SIZE: Final = 1 << 16  # Pairs whose samples are sorted in the cache.
 
 
 def sample_negatives(
@@ -38,16 +43,34 @@ def sample_negatives(
         raise ValueError(
             f"'num_samples' needs to be positive (got {num_samples})"
         )
-    num_edges = edge_index.size(1)
+    device, num_edges = edge_index.device, edge_index.size(1)
     if exclude is not None:  # PyG avoids only what it also samples for.
         edge_index = torch.cat([edge_index, exclude], dim=1)
-    pairs = edge_index[0] * num_items + edge_index[1]
-    deg = degree(pairs.unique() // num_items, dtype=torch.long)
-    if deg.numel() > 0 and int(deg.max()) >= num_items:
+    edge_index = edge_index.cpu()
+    perm = edge_index[0].argsort(stable=True)
+    out = perm.new_empty(num_samples, perm.numel())
+    for index in _split_by_user(edge_index[0, perm], perm):
+        out[:, index] = _sample(edge_index[:, index], num_items, num_samples)
+    return out[:, :num_edges].t().contiguous().to(device)
+
+
+def _split_by_user(user: Tensor, index: Tensor) -> Sequence[Tensor]:
+    r"""Splits the positions of sorted users into blocks, between users."""
+    first = torch.searchsorted(user, user)
+    _, counts = (first // BLOCK_SIZE).unique_consecutive(return_counts=True)
+    return torch.split(index, counts.tolist())
+
+
+def _sample(pairs: Tensor, num_items: int, num_samples: int) -> Tensor:
+    r"""Samples for all pairs of some users."""
+    user = (pairs[0] * num_items + pairs[1]).unique() // num_items
+    user, count = user.unique_consecutive(return_counts=True)
+    if int(count.max()) >= num_items:
         raise ValueError(
             f'Every user needs an item to sample (got user '
-            f'{int(deg.argmax())} with pairs with all {num_items} items)'
+            f'{int(user[count.argmax()])} with pairs with all {num_items} '
+            f'items)'
         )
-    repeated = edge_index.repeat(1, num_samples)
-    negative = structured_negative_sampling(repeated, num_items)[2]
-    return negative.view(num_samples, -1)[:, :num_edges].t().contiguous()
+    repeated = pairs.repeat(1, num_samples)
+    negative: Tensor = structured_negative_sampling(repeated, num_items)[2]
+    return negative.view(num_samples, -1)

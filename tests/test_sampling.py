@@ -4,6 +4,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.testing import withCUDA
 
 import crane_pyg.transforms as T
+from crane_pyg import sampling
 from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.sampling import sample_negatives
 
@@ -35,6 +36,22 @@ def test_sample_negatives(num_samples, device):
     positives = as_set(*pairs)
     for column in out.t():
         assert not as_set(pairs[0], column) & positives
+
+
+def test_sample_negatives_in_blocks(monkeypatch):
+    pairs = random_pairs()
+    others = random_pairs(seed=13)
+    positives = as_set(*torch.cat([pairs, others], dim=1))
+    monkeypatch.setattr(sampling, 'BLOCK_SIZE', 7)
+    out = sample_negatives(pairs, 20, 9, exclude=others)
+    assert out.size() == (200, 9)
+    for column in out.t():
+        assert not as_set(pairs[0], column) & positives
+
+    dense = torch.tensor([[9] * 20, range(20)])
+    pairs = torch.cat([pairs[:, pairs[0] != 9], dense], dim=1)
+    with pytest.raises(ValueError, match='user 9 with pairs with all 20'):
+        sample_negatives(pairs, 20, 9)
 
 
 def test_sample_negatives_of_dense_users():
