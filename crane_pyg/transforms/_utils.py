@@ -151,12 +151,17 @@ def sort_by_col(
     return edge_index, perm if index is None else index[perm]
 
 
-def to_edge_index(edge_index: Tensor, num_src: int, num_dst: int) -> EdgeIndex:
+def to_edge_index(
+    edge_index: Tensor,
+    num_src: int,
+    num_dst: int,
+    no_transpose: bool = False,
+) -> EdgeIndex:
     return EdgeIndex(
         edge_index.contiguous(),
         sparse_size=(num_src, num_dst),
         sort_order='col',
-    ).fill_cache_()
+    ).fill_cache_(no_transpose)
 
 
 def edge_attrs(store: EdgeStorage, num_edges: int) -> dict[str, Tensor]:

@@ -258,4 +258,5 @@ def _resize(data: HeteroData, edge_type: tuple[str, str, str]) -> None:
             edge_index.as_tensor(),
             get_num_nodes(data, edge_type[0]),
             get_num_nodes(data, edge_type[2]),
+            no_transpose=edge_index._T_perm is None,
         )

@@ -183,11 +183,11 @@ class BuildDualGraph(BaseTransform):
             store.edge_index, num_users, num_items, self.num_co_rated
         )
         edge_index, perm = sort_by_col(edge_index)
+        # Its transpose takes as much memory, and nothing is propagated over it:
+        adj = to_edge_index(edge_index, num_items, num_items, no_transpose=True)
         item_type = self.edge_type[2]
         set_edges(
-            data[item_type, self.co_edge, item_type],
-            to_edge_index(edge_index, num_items, num_items),
-            edge_weight[perm],
+            data[item_type, self.co_edge, item_type], adj, edge_weight[perm]
         )
 
     def item_graph(

@@ -46,7 +46,9 @@ def assert_same(data, expected, skip=()):
                 assert value.sparse_size() == wanted.sparse_size()
                 assert value.sort_order == wanted.sort_order
                 assert value._indptr.equal(wanted._indptr)
-                assert value._T_perm.equal(wanted._T_perm)
+                perm, wanted_perm = value._T_perm, wanted._T_perm
+                assert (perm is None) == (wanted_perm is None)
+                assert perm is None or perm.equal(wanted_perm)
                 value, wanted = value.as_tensor(), wanted.as_tensor()
             torch.testing.assert_close(
                 value, wanted, rtol=0, atol=0, equal_nan=True

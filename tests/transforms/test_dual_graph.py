@@ -81,8 +81,11 @@ def assert_layout(data, edge_type, item_edge='similar_to'):
         size = (data[key[0]].num_nodes, data[key[2]].num_nodes)
         assert adj.sparse_size() == size
         assert adj._indptr.numel() == size[1] + 1
-        assert adj._T_indptr.numel() == size[0] + 1
-        assert adj._T_perm.numel() == adj.size(1)
+        if key[1] == 'co_rated':  # Nothing is propagated over it.
+            assert adj._T_perm is None
+        else:
+            assert adj._T_indptr.numel() == size[0] + 1
+            assert adj._T_perm.numel() == adj.size(1)
         assert data[key].edge_weight.dtype == torch.float
         assert data[key].edge_weight.shape == (adj.size(1),)
 
