@@ -105,10 +105,11 @@ def table(record: dict[str, object]) -> str:
         cells = [line['name'], value, target, met, line['detail']]
         lines.append(f'| {" | ".join(cells)} |')
     facts = ['revision', 'date', 'threads', 'load', 'torch', 'torch_geometric']
-    text = '; '.join(f'{key} {record[key]}' for key in facts)
-    note = f'; {record["note"]}' if record['note'] else ''
+    parts = [f'{key} {record[key]}' for key in facts]
+    parts += [f'`{key}={value}`' for key, value in record['malloc'].items()]
+    text = '; '.join([*parts, record['note']] if record['note'] else parts)
     body = '\n'.join(lines)
-    return f'**{record["title"]}**\n\n{body}\n\n<sub>{text}{note}</sub>'
+    return f'**{record["title"]}**\n\n{body}\n\n<sub>{text}</sub>'
 
 
 def save(
@@ -124,6 +125,11 @@ def save(
         'threads': args.threads,
         'cpus': os.cpu_count(),
         'load': round(os.getloadavg()[1], 1),
+        'malloc': {
+            key: value
+            for key, value in sorted(os.environ.items())
+            if key.startswith('MALLOC_')
+        },
         'note': args.note,
     }
     args.results.mkdir(parents=True, exist_ok=True)

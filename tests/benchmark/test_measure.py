@@ -68,6 +68,7 @@ def test_table_tells_what_was_missed():
         measure.row('free', 9.0, 's'),
     ]
     record = dict.fromkeys(facts, '?') | {'note': 'busy', 'title': 'Title'}
+    record['malloc'] = {'MALLOC_MMAP_MAX_': '0'}
     lines = measure.table({**record, 'rows': rows}).splitlines()
     assert lines[0] == '**Title**'
     assert lines[4:7] == [
@@ -75,7 +76,7 @@ def test_table_tells_what_was_missed():
         '| fast | 1.5 s | 1.5 s | yes |  |',
         '| free | 9 s | - | - |  |',
     ]
-    assert lines[-1].endswith('; busy</sub>')
+    assert lines[-1].endswith('; `MALLOC_MMAP_MAX_=0`; busy</sub>')
 
 
 def test_measure_writes_readme(monkeypatch, tmp_path):
@@ -84,6 +85,7 @@ def test_measure_writes_readme(monkeypatch, tmp_path):
     monkeypatch.setattr(measure, 'README', readme)
     facts = ['revision', 'date', 'threads', 'load', 'torch', 'torch_geometric']
     record = dict.fromkeys(facts, '?') | {'note': '', 'title': 'T', 'rows': []}
+    record['malloc'] = {}
     (tmp_path / 'memory.json').write_text(json.dumps(record))
     argv = ['measure.py', '--write', '--results', str(tmp_path)]
     monkeypatch.setattr(sys, 'argv', argv)
