@@ -133,7 +133,8 @@ def test_memory(run):
 def test_scaling(run):
     sizes = ['3000', '20000']
     values = run(scaling, '--repeats', '1', '--sizes', *sizes)
-    assert len(values) == 5
+    assert len(values) == 7
+    assert 1 < values[scaling.PATHS] < 2
 
 
 @pytest.mark.skipif(not IS_LINUX, reason='Reads /proc')
