@@ -4,9 +4,9 @@ python benchmark/scaling.py
 
 Users and items grow with them. The exact search for nearest neighbors compares
 all pairs of items, and is measured on its own, up to some number of items;
-propagation runs over random neighbors at every size. The graph of co-rated items
-follows all paths from an item over a user to an item, whose number grows with
-how much the busiest users had, too.
+propagation runs over random neighbors at every size. The graph of co-rated
+items follows all paths from an item over a user to an item, whose number grows
+with how much the busiest users had, too.
 """
 
 import argparse
