@@ -28,6 +28,7 @@ from torch_geometric.nn.models import LightGCN
 
 import crane_pyg.transforms as T
 from crane_pyg.nn import CRANE
+from crane_pyg.nn.propagate import propagate
 from crane_pyg.ranking import evaluate
 
 SIZES, CHANNELS, BATCH_SIZE = {'image': 4096, 'text': 384}, 64, 2048
@@ -216,8 +217,8 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
         xs = [model.encoder[f'x_{m}'](data['item'][f'x_{m}']) for m in SIZES]
         return torch.cat(xs, dim=-1)
 
-    def propagate() -> Tensor:
-        x, y = model._propagate(user, item, *graphs[:2])
+    def smooth() -> Tensor:
+        x, y = propagate(model.conv, user, item, *graphs[:2], model.num_layers)
         y = y + model.conv((item, None), *similar)
         return torch.cat([x.view(-1), y.view(-1)])
 
@@ -226,7 +227,7 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
         'RCA': backward(
             lambda: torch.cat(model.rca(streams), dim=-1), *streams
         ),
-        'propagation': backward(propagate, user, item),
+        'propagation': backward(smooth, user, item),
         'loss': backward(lambda: model.loss(out, *pairs), *leaves),
         'optimizer': optimizer.step,
     }

@@ -10,11 +10,13 @@ from torch_geometric.nn.models.lightgcn import BPRLoss
 from torch_geometric.utils import degree
 
 from crane_pyg.neighborhood import Neighborhood
+from crane_pyg.nn._check import check_dropout, check_least, check_option
 from crane_pyg.nn.conv import CRANEConv
 from crane_pyg.nn.extend import extend, lend
 from crane_pyg.nn.features import FeatureCache
 from crane_pyg.nn.loss import hardest_negative, info_nce_loss
 from crane_pyg.nn.pretrained import PretrainedMixin
+from crane_pyg.nn.propagate import Graph, propagate
 from crane_pyg.nn.rca import MODES, RCA
 from crane_pyg.nn.unit import unit
 from crane_pyg.ranking import top_k
@@ -141,31 +143,26 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         neighbor_share: float = 0.8,
     ) -> None:
         super().__init__()
-        for name, value, least in [
-            ('num_users', num_users, 1),
-            ('num_items', num_items, 1),
-            ('channels', channels, 1),
-            ('num_layers', num_layers, 0),
-            ('num_item_layers', num_item_layers, 0),
-            ('num_steps', num_steps, 1),
-            ('num_new_items', num_new_items, 0),
-            ('num_items - num_new_items', num_items - num_new_items, 1),
-            ('len(in_channels)', len(in_channels), 1),
-        ]:
-            if value < least:
-                raise ValueError(
-                    f"'{name}' needs to be at least {least} (got {value})"
-                )
-        for name, option, options in [
-            ('profile', profile, PROFILES),
-            ('mode', mode, (*MODES, None)),
-        ]:
-            if option not in options:
-                raise ValueError(
-                    f"'{name}' needs to be one of {options} (got '{option}')"
-                )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"'dropout' needs to be in [0, 1) (got {dropout})")
+        check_least(
+            1,
+            num_users=num_users,
+            num_items=num_items,
+            channels=channels,
+            num_steps=num_steps,
+            **{'len(in_channels)': len(in_channels)},
+        )
+        check_least(
+            0,
+            num_layers=num_layers,
+            num_item_layers=num_item_layers,
+            num_new_items=num_new_items,
+        )
+        check_least(
+            1, **{'num_items - num_new_items': num_items - num_new_items}
+        )
+        check_option('profile', profile, PROFILES)
+        check_option('mode', mode, (*MODES, None))
+        check_dropout(dropout)
         if not 0 <= neighbor_share <= 1:
             raise ValueError(
                 f"'neighbor_share' needs to be in [0, 1] (got {neighbor_share})"
@@ -250,7 +247,9 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             user_in = torch.cat([self.user_id, user_in], dim=-1)
             item_in = torch.cat([self.item_id, item_in], dim=-1)
 
-        user, item = self._propagate(user_in, item_in, to_item, to_user)
+        user, item = propagate(
+            self.conv, user_in, item_in, to_item, to_user, self.num_layers
+        )
         for _ in range(self.num_item_layers):
             item_in = self.conv((item_in, None), *to_similar)
         if self.num_item_layers > 0:
@@ -444,7 +443,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         """
         return extend(self, data)
 
-    def _graphs(self, data: HeteroData) -> list[tuple[Tensor, Tensor]]:
+    def _graphs(self, data: HeteroData) -> list[Graph]:
         user, relation, item = self.edge_type
         graphs = [
             self._graph(data, self.edge_type),
@@ -460,7 +459,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
 
     def _graph(
         self, data: HeteroData, edge_type: tuple[str, str, str]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Graph:
         if 'edge_weight' not in data[edge_type]:
             raise ValueError(
                 f"'data' needs to have edge weights of type {edge_type}, "
@@ -468,7 +467,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             )
         return data[edge_type].edge_index, data[edge_type].edge_weight
 
-    def _refined_graph(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _refined_graph(self, x: Tensor) -> Graph:
         build = BuildDualGraph()
         neighbors = {REFINED: knn_item_graph(x, build.k)}
         return build.item_graph(neighbors, self.num_items)
@@ -518,36 +517,6 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             gate, profile = self.gate.unsqueeze(-1), cast(Tensor, profile)
             user = torch.addcmul(user, gate, profile)
         return unit(user).flatten(start_dim=1)
-
-    def _propagate(
-        self,
-        user_in: Tensor,
-        item_in: Tensor,
-        to_item: tuple[Tensor, Tensor],
-        to_user: tuple[Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        # The sum of all layers up to one is that up to the layer before,
-        # propagated, plus the input. Their mean takes no pass of its own:
-        user, item = user_in, item_in
-        for n in range(self.num_layers, 0, -1):
-            scale = 1 / (self.num_layers + 1) if n == 1 else 1
-            users = self._sum(item, *to_user, scale, self.size[::-1])
-            items = self._sum(user, *to_item, scale, self.size)
-            user = users.add_(user_in, alpha=scale)
-            item = items.add_(item_in, alpha=scale)
-        return user, item
-
-    def _sum(
-        self,
-        x: Tensor,
-        edge_index: Tensor,
-        edge_weight: Tensor,
-        scale: float,
-        size: tuple[int, int],
-    ) -> Tensor:
-        weight = edge_weight if scale == 1 else edge_weight * scale
-        out: Tensor = self.conv((x, None), edge_index, weight, size=size)
-        return out
 
     def __repr__(self) -> str:
         return (

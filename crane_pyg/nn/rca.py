@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.nn import Linear, Parameter
 from torch_geometric.nn.inits import glorot, reset, zeros
 
+from crane_pyg.nn._check import check_dropout, check_least, check_option
+
 MODES: Final = ('correlation', 'token')
 
 
@@ -285,21 +287,10 @@ class RCA(torch.nn.Module):
         momentum: float = 0.1,
     ) -> None:
         super().__init__()
-        for name, value, least in [
-            ('channels', channels, 1),
-            ('num_modalities', num_modalities, 2),
-            ('num_steps', num_steps, 1),
-        ]:
-            if value < least:
-                raise ValueError(
-                    f"'{name}' needs to be at least {least} (got {value})"
-                )
-        if mode not in MODES:
-            raise ValueError(
-                f"'mode' needs to be one of {MODES} (got '{mode}')"
-            )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"'dropout' needs to be in [0, 1) (got {dropout})")
+        check_least(1, channels=channels, num_steps=num_steps)
+        check_least(2, num_modalities=num_modalities)
+        check_option('mode', mode, MODES)
+        check_dropout(dropout)
         if not 0 < momentum <= 1:
             raise ValueError(
                 f"'momentum' needs to be in (0, 1] (got {momentum})"

@@ -1,0 +1,21 @@
+from collections.abc import Sequence
+
+
+def check_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(
+                f"'{name}' needs to be at least {least} (got {value})"
+            )
+
+
+def check_option(name: str, value: object, options: Sequence[object]) -> None:
+    if value not in options:
+        raise ValueError(
+            f"'{name}' needs to be one of {options} (got '{value}')"
+        )
+
+
+def check_dropout(dropout: float) -> None:
+    if not 0 <= dropout < 1:
+        raise ValueError(f"'dropout' needs to be in [0, 1) (got {dropout})")
