@@ -7,14 +7,15 @@ python benchmark/accuracy.py --data path/to/folder --models crane
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from models import MODELS
+from models import MODELS, Model, Recipe
 from provenance import provenance
 from torch import Tensor
 from torch_geometric import seed_everything
@@ -106,21 +107,11 @@ def fit(
 ) -> dict[str, object]:
     """Trains with early stopping on the validation Recall@20."""
     seed_everything(seed)
-    rates = data[RATES]
-    pairs = rates.edge_index.as_tensor()
     model = MODELS[name](data, **overrides(args))
-    recipe = model.recipe
-    lr, batch_size = recipe.lr or args.lr, recipe.batch_size or args.batch_size
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-    drop_edges = T.DegreeDropEdges(recipe.edge_dropping)
-    ranking = {'exclude': pairs}
-
-    seconds, best, curve = 0.0, {'epoch': 0, 'valid': {'recall@20': -1}}, []
-    for epoch in range(1, args.epochs + 1):
-        start = time.perf_counter()
-        epoch_data = drop_edges(data) if recipe.edge_dropping > 0 else data
-        train(model, optimizer, data, epoch_data, batch_size)
-        seconds += time.perf_counter() - start
+    rates = data[RATES]
+    ranking = {'exclude': rates.edge_index.as_tensor()}
+    best, curve = {'epoch': 0, 'valid': {'recall@20': -1}}, []
+    for epoch, seconds in epochs(model, data, args):
         user, item = embed(model, data)
         ranking['neighbors'] = model.neighborhood(data)
         valid = evaluate(user, item, rates.val_edge_label_index, **ranking)
@@ -132,9 +123,6 @@ def fit(
         print(name, seed, epoch, f'{valid["recall@20"]:.4f}', flush=True)
         if epoch - best['epoch'] >= args.patience:
             break
-        start = time.perf_counter()
-        model.end_epoch(data, epoch)
-        seconds += time.perf_counter() - start
     return {
         **best,
         'test': evaluate(*kept, **kept_ranking),
@@ -142,13 +130,38 @@ def fit(
         'epochs': epoch,
         'seconds': seconds,
         'curve': curve,
-        'recipe': {**vars(recipe), 'lr': lr, 'batch_size': batch_size},
+        'recipe': vars(complete_recipe(model.recipe, args)),
         'overrides': overrides(args),
     }
 
 
+def complete_recipe(recipe: Recipe, args: argparse.Namespace) -> Recipe:
+    """The recipe, with the values of the harness where it has none."""
+    lr, batch_size = recipe.lr or args.lr, recipe.batch_size or args.batch_size
+    return replace(recipe, lr=lr, batch_size=batch_size)
+
+
+def epochs(
+    model: Model, data: HeteroData, args: argparse.Namespace
+) -> Iterator[tuple[int, float]]:
+    """Trains epoch by epoch; yields each, and the seconds of all so far."""
+    recipe = complete_recipe(model.recipe, args)
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
+    drop_edges = T.DegreeDropEdges(recipe.edge_dropping)
+    seconds = 0.0
+    for epoch in range(1, args.epochs + 1):
+        start = time.perf_counter()
+        epoch_data = drop_edges(data) if recipe.edge_dropping > 0 else data
+        train(model, optimizer, data, epoch_data, recipe.batch_size)
+        seconds += time.perf_counter() - start
+        yield epoch, seconds
+        start = time.perf_counter()
+        model.end_epoch(data, epoch)
+        seconds += time.perf_counter() - start
+
+
 def train(
-    model: torch.nn.Module,
+    model: Model,
     optimizer: torch.optim.Optimizer,
     data: HeteroData,
     epoch_data: HeteroData,
@@ -172,7 +185,7 @@ def train(
 
 
 @torch.no_grad()
-def embed(model: torch.nn.Module, data: HeteroData) -> tuple[Tensor, Tensor]:
+def embed(model: Model, data: HeteroData) -> tuple[Tensor, Tensor]:
     """Embeds all users and items on the full graph."""
     model.eval()
     return model(data)

@@ -130,16 +130,10 @@ def part_sizes(part: Split) -> dict[str, int]:
 
 def train(data: HeteroData, args: argparse.Namespace) -> tuple[CRANE, int]:
     """Trains on the warm items; returns the best epoch and its model."""
-    model = MODELS['crane'](data)
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
-    drop_edges = T.DegreeDropEdges(model.recipe.edge_dropping)
+    model, pairs = MODELS['crane'](data), data[RATES].val_edge_label_index
     best, best_recall, best_epoch = None, -1.0, 0
-    for epoch in range(1, args.epochs + 1):
-        accuracy.train(
-            model, optimizer, data, drop_edges(data), args.batch_size
-        )
-        key = 'val_edge_label_index'
-        recall = rank_all(model.model, data, data[RATES][key])['recall@20']
+    for epoch, _ in accuracy.epochs(model, data, args):
+        recall = rank_all(model.model, data, pairs)['recall@20']
         print(f'{epoch} {recall:.4f}', flush=True)
         if recall > best_recall:
             best = copy.deepcopy(model.model)

@@ -10,7 +10,7 @@ from .freedom import FREEDOM, FREEDOMSameRecipe
 from .lightgcn import LightGCNModel, LightGCNSameRecipe
 from .mgcn import MGCN, MGCNSameRecipe
 
-__all__ = ['MODELS', 'Recipe']
+__all__ = ['MODELS', 'Model', 'Recipe']
 
 MODELS: dict[str, type[Model]] = {
     'crane': CRANEModel,
