@@ -40,7 +40,8 @@ class VBPR(Peer):
 
     A user has a taste :math:`\mathbf{t}_{u,m}` for each modality. One
     projection of the concatenated features, which others use, is the case of
-    equal tastes.
+    equal tastes. Features :math:`\mathbf{f}_{i,m}` are scaled to a mean square
+    of one: tastes for shorter ones are learned too slowly.
     """
 
     recipe = MF.recipe
@@ -53,7 +54,7 @@ class VBPR(Peer):
         )
         self.bias = Parameter(torch.empty(num_items))
         # The last channel is the bias of the features:
-        self.project = Projection(data, CHANNELS + 1, bias=False)
+        self.project = Projection(data, CHANNELS + 1, bias=False, scale=True)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

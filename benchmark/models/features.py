@@ -24,10 +24,23 @@ def get_features(data: HeteroData) -> dict[str, Tensor]:
 class Projection(torch.nn.Module):
     r"""A linear layer for each modality on the features as they are. An item
     that lacks the modality, a row with a NaN, has zeros for its output.
+
+    Args:
+        data (torch_geometric.data.HeteroData): The features.
+        channels (int, optional): The size of the outputs.
+            (default: :obj:`64`)
+        bias (bool, optional): If set to :obj:`False`, there is no bias.
+            (default: :obj:`True`)
+        scale (bool, optional): If set to :obj:`True`, features are scaled to a
+            mean square of one, for each modality. (default: :obj:`False`)
     """
 
     def __init__(
-        self, data: HeteroData, channels: int = CHANNELS, bias: bool = True
+        self,
+        data: HeteroData,
+        channels: int = CHANNELS,
+        bias: bool = True,
+        scale: bool = False,
     ) -> None:
         super().__init__()
         features = get_features(data)
@@ -38,6 +51,10 @@ class Projection(torch.nn.Module):
         for name, x in features.items():
             lacks = x.isnan().any(dim=1, keepdim=True)
             x = x.masked_fill(lacks, 0.0) if bool(lacks.any()) else x
+            if scale:
+                count = ((~lacks).sum() * x.size(1)).clamp(min=1)
+                mean_square = x.square().sum() / count
+                x = x * mean_square.clamp(min=1e-12).rsqrt()
             self.register_buffer(f'x_{name}', x, persistent=False)
             self.register_buffer(f'mask_{name}', ~lacks, persistent=False)
 

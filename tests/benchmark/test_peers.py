@@ -195,7 +195,8 @@ def test_vbpr_score():
     model = get_model('vbpr', data)
     user, item = model(data)
     expected = model.user_id @ model.item_id.t() + model.bias
-    for m, (_, x, _) in enumerate(get_features(data)):
+    for m, (_, x, mask) in enumerate(get_features(data)):
+        x = x / x[mask].square().mean().sqrt()
         *weight, beta = model.project.linear[m].weight
         expected = expected + model.taste[m] @ torch.stack(weight) @ x.t()
         expected = expected + x @ beta
