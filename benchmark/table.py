@@ -86,7 +86,7 @@ def versus(models: dict[str, list[dict]]) -> str:
     trained = {
         name: runs
         for name, runs in models.items()
-        if name != 'crane'
+        if not name.startswith('crane')
         and '-neighborhood' not in name
         and all('users' in run for run in runs)
     }

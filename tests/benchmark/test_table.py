@@ -41,6 +41,7 @@ def text(tmp_path):
         save(tmp_path, 'worse', seed, peer / 2)
         save(tmp_path, 'peer', seed, peer)
         save(tmp_path, 'peer-neighborhood', seed, 1.1 * peer)
+        save(tmp_path, 'crane-otherwise', seed, 1.2 * peer)
         save(tmp_path, 'crane', seed, 1.25 * peer + 0.01 * seed)
     return table.tables([table.load(p) for p in tmp_path.glob('*.json')])
 
@@ -51,6 +52,7 @@ def test_table_rows(text):
         'worse',
         'peer',
         'peer-neighborhood',
+        'crane-otherwise',
         'crane',
     ]
     assert '| 0, 1 |' in rows[-1]
