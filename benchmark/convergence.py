@@ -35,6 +35,7 @@ def draw(name: str, runs: list[dict], path: Path) -> None:
     fig, ax = plt.subplots(figsize=(10, 4.5), layout='constrained')
     runs = sorted(runs, key=lambda run: -run['valid']['recall@20'])
     families = sorted({family(run['model']) for run in runs} - {'crane'})
+    colors = dict(zip(families, PEERS, strict=False), crane='black')
     for run in runs:
         seconds, recall = zip(*run['curve'], strict=True)
         crane, kind = run['model'] == 'crane', family(run['model'])
@@ -42,7 +43,7 @@ def draw(name: str, runs: list[dict], path: Path) -> None:
             seconds,
             recall,
             STYLES.get(run['model'].removeprefix(kind), '-'),
-            color='black' if crane else PEERS[families.index(kind)],
+            color=colors[kind],
             linewidth=2.5 if crane else 1.3,
             label=f'{run["model"]} ({run["valid"]["recall@20"]:.4f})',
         )
