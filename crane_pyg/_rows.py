@@ -2,6 +2,7 @@ import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.index import index2ptr
+from torch_geometric.utils import cumsum
 
 
 class CompressedRows:
@@ -46,3 +47,18 @@ def check_index(name: str, index: Tensor, size: int) -> None:
             f"'{name}' needs to be between 0 and {size - 1} "
             f'(got {low if low < 0 else high})'
         )
+
+
+def block_sizes(
+    src: Tensor, size: int, cost: Tensor | None = None
+) -> list[int]:
+    r"""Returns the numbers of rows of blocks, none of which splits the rows of
+    a source, and each of which has about :obj:`size` rows, or that cost. Rows
+    are sorted by source.
+    """
+    start = torch.searchsorted(src, src)
+    if cost is not None:
+        start = cumsum(cost)[start]
+    count = (start // size).unique_consecutive(return_counts=True)[1]
+    sizes: list[int] = count.tolist()
+    return sizes

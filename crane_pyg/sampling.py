@@ -1,11 +1,12 @@
 r"""Negative sampling."""
 
-from collections.abc import Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
 from torch_geometric.utils import structured_negative_sampling
+
+from crane_pyg._rows import block_sizes
 
 __all__ = ['sample_negatives']
 
@@ -49,16 +50,9 @@ def sample_negatives(
     edge_index = edge_index.cpu()
     perm = edge_index[0].argsort(stable=True)
     out = perm.new_empty(num_samples, perm.numel())
-    for index in _split_by_user(edge_index[0, perm], perm):
+    for index in perm.split(block_sizes(edge_index[0, perm], BLOCK_SIZE)):
         out[:, index] = _sample(edge_index[:, index], num_items, num_samples)
     return out[:, :num_edges].t().contiguous().to(device)
-
-
-def _split_by_user(user: Tensor, index: Tensor) -> Sequence[Tensor]:
-    r"""Splits the positions of sorted users into blocks, between users."""
-    first = torch.searchsorted(user, user)
-    _, counts = (first // BLOCK_SIZE).unique_consecutive(return_counts=True)
-    return torch.split(index, counts.tolist())
 
 
 def _sample(pairs: Tensor, num_items: int, num_samples: int) -> Tensor:

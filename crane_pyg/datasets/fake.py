@@ -5,6 +5,7 @@ import torch
 from torch import Generator, Tensor
 from torch_geometric.data.hetero_data import HeteroData
 
+from crane_pyg._check import check_fraction
 from crane_pyg.datasets._base import MultimodalDataset
 
 MIN_DEGREE = 5  # As in the 5-core sets that the field evaluates on.
@@ -128,10 +129,7 @@ def _check_rates(
         raise ValueError(
             f"'noise' needs to be finite and non-negative (got {noise})"
         )
-    if not 0 <= missing_rate < 1:
-        raise ValueError(
-            f"'missing_rate' needs to be in [0, 1) (got {missing_rate})"
-        )
+    check_fraction('missing_rate', missing_rate)
 
 
 def _draw_factors(

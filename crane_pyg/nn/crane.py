@@ -9,8 +9,8 @@ from torch_geometric.nn.inits import reset, zeros
 from torch_geometric.nn.models.lightgcn import BPRLoss
 from torch_geometric.utils import degree
 
+from crane_pyg._check import check_fraction, check_least, check_option
 from crane_pyg.neighborhood import Neighborhood
-from crane_pyg.nn._check import check_dropout, check_least, check_option
 from crane_pyg.nn.conv import CRANEConv
 from crane_pyg.nn.extend import extend, lend
 from crane_pyg.nn.features import FeatureCache
@@ -162,7 +162,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         )
         check_option('profile', profile, PROFILES)
         check_option('mode', mode, (*MODES, None))
-        check_dropout(dropout)
+        check_fraction('dropout', dropout)
         if not 0 <= neighbor_share <= 1:
             raise ValueError(
                 f"'neighbor_share' needs to be in [0, 1] (got {neighbor_share})"

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import Linear, Parameter
 from torch_geometric.nn.inits import glorot, reset, zeros
 
-from crane_pyg.nn._check import check_dropout, check_least, check_option
+from crane_pyg._check import check_fraction, check_least, check_option
 
 MODES: Final = ('correlation', 'token')
 
@@ -290,7 +290,7 @@ class RCA(torch.nn.Module):
         check_least(1, channels=channels, num_steps=num_steps)
         check_least(2, num_modalities=num_modalities)
         check_option('mode', mode, MODES)
-        check_dropout(dropout)
+        check_fraction('dropout', dropout)
         if not 0 < momentum <= 1:
             raise ValueError(
                 f"'momentum' needs to be in (0, 1] (got {momentum})"

@@ -2,6 +2,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce, cumsum, degree
 
+from crane_pyg._rows import block_sizes
 from crane_pyg.transforms._utils import (
     as_plain,
     check_edge_index,
@@ -62,7 +63,8 @@ def co_rated_graph(
     ptr = cumsum(user_degree.long())
 
     outs = []
-    for pairs in _split(item[perm], paths, block_size):
+    index = torch.arange(item.numel(), device=item.device)
+    for pairs in index.split(block_sizes(item[perm], block_size, paths)):
         count = paths[pairs]
         src = item[perm[pairs]].repeat_interleave(count)
         via = user[perm[pairs]].repeat_interleave(count)
@@ -84,16 +86,6 @@ def co_rated_graph(
         torch.cat([edges for edges, _ in outs], dim=1),
         torch.cat([weight for _, weight in outs]),
     )
-
-
-def _split(item: Tensor, paths: Tensor, size: int) -> tuple[Tensor, ...]:
-    r"""Splits pairs, sorted by item, between items such that each part has
-    about :obj:`size` paths.
-    """
-    first_path = cumsum(paths)[torch.searchsorted(item, item)]
-    _, counts = (first_path // size).unique_consecutive(return_counts=True)
-    index = torch.arange(item.numel(), device=item.device)
-    return torch.split(index, counts.tolist())
 
 
 def _heaviest(

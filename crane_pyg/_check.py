@@ -16,6 +16,6 @@ def check_option(name: str, value: object, options: Sequence[object]) -> None:
         )
 
 
-def check_dropout(dropout: float) -> None:
-    if not 0 <= dropout < 1:
-        raise ValueError(f"'dropout' needs to be in [0, 1) (got {dropout})")
+def check_fraction(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"'{name}' needs to be in [0, 1) (got {value})")
