@@ -3,6 +3,7 @@ import pickle
 
 import pytest
 import torch
+from toys import Payload
 
 from crane_pyg import checkpoint
 from crane_pyg.checkpoint import load_checkpoint, replacing, save_checkpoint
@@ -160,14 +161,6 @@ def test_checkpoint_of_other_content(path, content):
     with pytest.raises(ValueError, match=r'last\.ckpt. is no checkpoint'):
         load_checkpoint(path, META)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-class Payload:
-    def __init__(self, folder):
-        self.folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
 
 
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')

@@ -3,17 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-HEADER = 'userID\titemID\tx_label'
-ROWS = [
-    (0, 0, 0),
-    (0, 1, 1),
-    (0, 2, 2),
-    (1, 1, 0),
-    (1, 3, 1),
-    (2, 2, 0),
-    (2, 0, 2),
-]
+from toys import HEADER, ROWS
 
 
 @pytest.fixture

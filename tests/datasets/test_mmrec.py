@@ -13,20 +13,10 @@ import pytest
 import torch
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
+from toys import HEADER, RATES, ROWS
 
 from crane_pyg.datasets import MMRecDataset, read_mmrec
 
-RATES = ('user', 'rates', 'item')
-HEADER = 'userID\titemID\tx_label'
-ROWS = [
-    (0, 0, 0),
-    (0, 1, 1),
-    (0, 2, 2),
-    (1, 1, 0),
-    (1, 3, 1),
-    (2, 2, 0),
-    (2, 0, 2),
-]
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toys import Payload
 
 import crane_pyg
 import crane_pyg.transforms as T
@@ -446,14 +447,6 @@ def test_pretrained_truncated(share, folder):
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(ValueError, match=r'\.safetensors. is no safetensors'):
         CRANE.from_pretrained(folder)
-
-
-class Payload:
-    def __init__(self, folder):
-        self.folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
 
 
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')

@@ -1,0 +1,80 @@
+r"""Small things that more than one file of tests needs."""
+
+import copy
+import os
+
+import torch
+
+import crane_pyg.transforms as T
+from crane_pyg.datasets import FakeMultimodalDataset
+from crane_pyg.nn import CRANE
+
+RATES = ('user', 'rates', 'item')
+REV = ('item', 'rev_rates', 'user')
+SIMILAR = ('item', 'similar_to', 'item')
+
+# A folder of three users and four items in the MMRec layout:
+HEADER = 'userID\titemID\tx_label'
+ROWS = [
+    (0, 0, 0),
+    (0, 1, 1),
+    (0, 2, 2),
+    (1, 1, 0),
+    (1, 3, 1),
+    (2, 2, 0),
+    (2, 0, 2),
+]
+
+USERS, ITEMS = 30, 40
+SIZES = {'image': 8, 'text': 6}
+OPTIONS = [
+    {},
+    {'use_id': False},
+    {'profile': 'contrast', 'num_steps': 2},
+    {'num_item_layers': 2, 'num_layers': 1},
+    {'num_item_layers': 0, 'neighbor_weights': {'co_rated': 3.0}},
+    {'num_layers': 0, 'profile': None, 'neighbor_weights': {}},
+]
+
+
+def get_data(lonely=None):
+    r"""A graph, in which one user may have nothing."""
+    dataset = FakeMultimodalDataset(USERS, ITEMS, SIZES, missing_rate=0.1)
+    data = dataset[0]
+    if lonely is not None:
+        edge_index = data[RATES].edge_index
+        data[RATES].edge_index = edge_index[:, edge_index[0] != lonely]
+    return T.BuildDualGraph(k=5)(data)
+
+
+def get_model(**kwargs):
+    r"""A model for this graph, in which every part has a say."""
+    torch.manual_seed(3)
+    kwargs = {'profile': 'input', 'mode': 'correlation', **kwargs}
+    model = CRANE(USERS, ITEMS, SIZES, channels=16, **kwargs)
+    if model.gate is not None:  # Which starts closed.
+        with torch.no_grad():
+            model.gate.copy_(torch.tensor([0.7, -0.4]))
+    return model
+
+
+def all_scores(model, data):
+    r"""The scores by which users and items are ranked."""
+    model = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        out = model(data)
+        scores = out.user @ out.item.t()
+        neighbors = model.neighborhood(data, out)
+        if neighbors is not None:
+            neighbors.add_to(scores, torch.arange(USERS))
+    return scores
+
+
+class Payload:
+    r"""Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
