@@ -9,23 +9,27 @@ from torch_geometric.utils import cumsum, degree
 
 from crane_pyg._groups import GROUP, Products
 
-PART_SIZE: Final = 2**19  # Keeps products of pairs in the cache.
+PART_SIZE: Final = 2**16  # Keeps products of pairs in the cache.
 
 
 class Rows:
     r"""The rows of a matrix that have the modality: those which are not zero
     and hold no NaN.
 
-    They are read in single precision, with no entry beyond one, and only where
-    needed, as a copy of the whole matrix may not fit into memory.
+    They are read in single precision, and only where needed, as a copy of the
+    whole matrix may not fit into memory; one in double precision is copied, as
+    what single precision has no room for is to be scaled.
     """
 
     def __init__(self, x: Tensor, block_size: int) -> None:
         block_size = max(block_size, GROUP)  # Less takes as long.
         self.x, self.block_size = x.detach(), block_size
+        if x.dtype == torch.double:
+            blocks = self.x.split(block_size)
+            self.x = torch.cat([(b / row_scale(b)).float() for b in blocks])
         scale = torch.cat([row_scale(b) for b in self.x.split(block_size)])
-        self.index = (scale > 0).nonzero().view(-1)  # Drops NaN as well.
-        self.scale = scale[self.index]
+        self.index = (scale > 0).nonzero()[:, 0]  # Drops NaN as well.
+        self.scale = scale.index_select(0, self.index).float()
         every = torch.arange(len(self), device=x.device)
         self.blocks = every.split(block_size)
         self.norm = torch.cat(
@@ -36,12 +40,16 @@ class Rows:
         return self.index.numel()
 
     def __getitem__(self, row: Tensor) -> Tensor:
-        x = self.x.index_select(0, self.index[row])
-        return x.div_(self.scale[row].unsqueeze(1)).float()
+        return self.x.index_select(0, self.index.index_select(0, row)).float()
+
+    def scaled(self, row: Tensor) -> Tensor:
+        r"""Returns rows whose largest entry is one or minus one."""
+        return self[row].div_(self.scale[row])
 
     def unit(self, row: Tensor) -> Tensor:
         r"""Returns rows of length one."""
-        return self[row].div_(self.norm[row].float().unsqueeze(1))
+        norm = self.norm[row].unsqueeze(1) / self.scale[row]
+        return self.scaled(row).div_(norm.float())
 
     def rounding(self) -> float:
         r"""Returns by how much a product of unit vectors may be off."""
@@ -52,7 +60,7 @@ class Rows:
         r"""Returns the cosine of pairs, rounded to single precision."""
         num_pairs = max(1, PART_SIZE // self.x.size(1))
         dots = [
-            (self[a].double() * self[b]).sum(dim=1)
+            self[a].double().mul_(self[b]).sum(dim=1)
             for a, b in zip(i.split(num_pairs), j.split(num_pairs), strict=True)
         ]
         norm = self.norm[i] * self.norm[j]
@@ -64,13 +72,13 @@ class Rows:
         Of equal rows, only the lowest ones can be neighbors, so that dropping
         the others bounds the number of ties a row has to deal with.
         """
-        code = torch.cat([hash_rows(self[block]) for block in self.blocks])
+        code = torch.cat([hash_rows(self.scaled(b)) for b in self.blocks])
         group = code.unique(return_inverse=True)[1]
         perm, place = place_in_group(group)
         first, others = perm[place == 0], perm[place >= num]
         # Rows of one code are equal, but for an accident:
         differs = [
-            (self[row] != self[first[group[row]]]).any(dim=1)
+            (self.scaled(row) != self.scaled(first[group[row]])).any(dim=1)
             for row in others.split(self.block_size)
         ]
         others = others[torch.cat(differs)]
@@ -181,15 +189,17 @@ def complement(index: Tensor, size: int) -> Tensor:
 
 
 def row_scale(x: Tensor) -> Tensor:
-    return x.abs().amax(dim=1) if x.size(1) > 0 else x.new_zeros(x.size(0))
+    if x.size(1) == 0:
+        return x.new_zeros(x.size(0), 1)
+    return x.abs().amax(dim=1, keepdim=True)
 
 
 def hash_rows(x: Tensor) -> Tensor:
     r"""Returns a number for each row, the same for equal ones."""
     rng = torch.Generator().manual_seed(0)
-    weight = torch.randint(2**62, (x.size(1),), generator=rng).to(x.device)
+    weight = torch.randint(2**31, (x.size(1),), generator=rng).int()
     bits = (x + 0.0).view(torch.int32)  # There are two zeros.
-    return (bits * weight).sum(dim=1)
+    return bits.mul_(weight.to(x.device)).sum(dim=1)
 
 
 def place_in_group(group: Tensor) -> tuple[Tensor, Tensor]:
