@@ -4,9 +4,7 @@ python benchmark/scaling.py
 
 Users and items grow with them. The exact search for nearest neighbors compares
 all pairs of items, and is measured on its own, up to some number of items;
-propagation runs over random neighbors at every size. The graph of co-rated
-items follows all paths from an item over a user to an item, whose number grows
-with how much the busiest users had, too.
+propagation runs over random neighbors at every size.
 """
 
 import argparse
@@ -37,7 +35,7 @@ FEATURES = {'image': 64, 'text': 32}
 PAIRS_PER_USER, PAIRS_PER_ITEM, BATCH_SIZE = 6, 12, 2048
 SIZES = [100_000, 316_000, 1_000_000, 3_160_000, 10_000_000]
 SEARCH, BUILD = 'exact kNN search, s', 'all graphs but for that, s'
-PATHS, LINEAR = 'paths over users', 1.05
+LINEAR = 1.05
 
 
 def main() -> None:
@@ -60,11 +58,8 @@ def main() -> None:
         text = ', '.join(f'{value:.3g}' for value in values.values())
         text += f' (up to {max(values):,})'
         exponent = slope(list(values), list(values.values()))
-        target = None if name in (SEARCH, PATHS) else LINEAR
+        target = None if name == SEARCH else LINEAR
         rows.append(row(name, exponent, '', target, text))
-    paths, seconds = costs.pop(PATHS).values(), costs[BUILD].values()
-    name = 'all graphs but for that, by the paths over users'
-    rows.append(row(name, slope(list(paths), list(seconds)), '', LINEAR))
     sizes = f'{args.sizes[0]:,} to {args.sizes[-1]:,}'
     title = f'Exponents of the cost, {sizes} interactions (fake data)'
     save(args, 'scaling', title, rows)
@@ -84,8 +79,6 @@ def measure(num_pairs: int, args: argparse.Namespace) -> dict[str, float]:
         for name in FEATURES:
             T.knn_item_graph(data['item'][f'x_{name}'], 10)
         costs[SEARCH] = time.perf_counter() - start
-    users = data['user', 'rates', 'item'].edge_index[0]
-    costs[PATHS] = int(users.bincount().square().sum())
     costs[BUILD] = build(data)
     print(f'{num_pairs:,} pairs: {costs}', flush=True)
     return costs | train(data, args)

@@ -16,6 +16,7 @@ def co_rated_graph(
     num_items: int,
     k: int = 100,
     block_size: int = 1 << 22,
+    max_degree: int = 1000,
 ) -> tuple[Tensor, Tensor]:
     r"""Connects the items that the same users had: two steps over the
     user-item graph :math:`\mathbf{R}`, as those of item-based collaborative
@@ -29,6 +30,11 @@ def co_rated_graph(
     few other users had them. The roots, milder than those of
     :func:`~crane_pyg.transforms.symmetric_norm`, are a choice of this package.
 
+    Over a user with :math:`d_u` items lead :math:`d_u^2` paths. For the cost
+    to stay linear in the number of pairs, an item follows no more than
+    :obj:`max_degree` of them, to the items of the user that come next in the
+    order of their indices, with the first one after the last one.
+
     Args:
         edge_index (torch.Tensor): The users above the items of the training
             pairs; repeated pairs count once.
@@ -39,6 +45,9 @@ def co_rated_graph(
         block_size (int, optional): The number of paths from item to item that
             are held at a time, unless a single item has more of them.
             (default: :obj:`4194304`)
+        max_degree (int, optional): The number of paths from an item over a
+            user; all of them if the user has no more items.
+            (default: :obj:`1000`)
 
     Shapes:
         - **edge_index:** :math:`(2, |\mathcal{E}|)`
@@ -47,20 +56,22 @@ def co_rated_graph(
           :math:`(|\mathcal{E}'|)`
 
     Raises:
-        ValueError: If :obj:`k` or :obj:`block_size` is not positive, or an
-            index is out of range.
+        ValueError: If :obj:`k`, :obj:`block_size` or :obj:`max_degree` is not
+            positive, or an index is out of range.
     """
     check_positive(k, 'k')
     check_positive(block_size, 'block_size')
+    check_positive(max_degree, 'max_degree')
     check_edge_index(edge_index, num_users, num_items)
     user, item = coalesce(
         as_plain(edge_index).long(), num_nodes=max(num_users, num_items)
     )
-    user_degree, item_degree = degree(user, num_users), degree(item, num_items)
+    user_degree = degree(user, num_users, dtype=torch.long)
+    item_degree = degree(item, num_items)
+    ring, start = _rings(user, item, user_degree, max_degree)
     # Sorted by user; these are the pairs sorted by item:
     perm = item.argsort(stable=True)
-    paths = user_degree[user[perm]].long()
-    ptr = cumsum(user_degree.long())
+    paths = user_degree.clamp(max=max_degree)[user[perm]]
 
     outs = []
     index = torch.arange(item.numel(), device=item.device)
@@ -68,24 +79,43 @@ def co_rated_graph(
         count = paths[pairs]
         src = item[perm[pairs]].repeat_interleave(count)
         via = user[perm[pairs]].repeat_interleave(count)
-        rank = torch.arange(via.numel(), device=via.device)
-        rank = rank - cumsum(count)[:-1].repeat_interleave(count)
-        dst = item[ptr[via] + rank]
+        first = start[perm[pairs]] - cumsum(count)[:-1]
+        first = first.repeat_interleave(count)
+        dst = ring[first + torch.arange(via.numel(), device=via.device)]
         keep = src != dst
         outs.append(
             _heaviest(
                 torch.stack([src, dst])[:, keep],
-                user_degree[via[keep]].rsqrt(),
+                user_degree[via[keep]].float().rsqrt(),
                 item_degree,
                 k,
             )
         )
     if len(outs) == 0:
-        return edge_index.new_empty(2, 0).long(), user_degree.new_empty(0)
+        return edge_index.new_empty(2, 0).long(), item_degree.new_empty(0)
     return (
         torch.cat([edges for edges, _ in outs], dim=1),
         torch.cat([weight for _, weight in outs]),
     )
+
+
+def _rings(
+    user: Tensor, item: Tensor, degree: Tensor, max_degree: int
+) -> tuple[Tensor, Tensor]:
+    r"""Returns the lists of items of all users, and where in them the paths of
+    each pair begin: with the first item of the user, or the next one if not
+    all fit. The first items stand once more at the end of such a list.
+    """
+    busy = degree > max_degree
+    length = degree + busy * max_degree
+    ptr, ring_ptr = cumsum(degree), cumsum(length)
+    owner = torch.arange(degree.numel(), device=user.device)
+    owner = owner.repeat_interleave(length)
+    place = torch.arange(owner.numel(), device=user.device) - ring_ptr[owner]
+    ring = item[ptr[owner] + place % degree[owner]]
+    following = torch.arange(1, user.numel() + 1, device=user.device)
+    following = (following - ptr[user]) * busy[user]
+    return ring, ring_ptr[user] + following
 
 
 def _heaviest(

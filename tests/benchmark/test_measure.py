@@ -133,8 +133,7 @@ def test_memory(run):
 def test_scaling(run):
     sizes = ['3000', '20000']
     values = run(scaling, '--repeats', '1', '--sizes', *sizes)
-    assert len(values) == 7
-    assert 1 < values[scaling.PATHS] < 2
+    assert len(values) == 5
 
 
 @pytest.mark.skipif(not IS_LINUX, reason='Reads /proc')

@@ -4,6 +4,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.testing import withCUDA
 
 import crane_pyg.transforms as T
+from crane_pyg.transforms import co_rated
 
 NUM_USERS, NUM_ITEMS = 30, 20
 
@@ -67,6 +68,43 @@ def test_co_rated_graph_keeps_the_heaviest(block_size):
     assert not (src == dst).any()
 
 
+def naive_windows(pairs, max_degree):
+    item_degree = pairs[1].bincount(minlength=NUM_ITEMS)
+    out = torch.zeros(NUM_ITEMS, NUM_ITEMS, dtype=torch.double)
+    for user in pairs[0].unique():
+        items = pairs[1, pairs[0] == user].sort()[0].tolist()
+        for n, j in enumerate(items):
+            following = items[n + 1 :] + items[:n]
+            for i in following[:max_degree]:
+                roots = len(items) ** 2 * item_degree[j] * item_degree[i]
+                out[j, i] += float(roots) ** -0.25
+    return out
+
+
+@pytest.mark.parametrize('max_degree', [1, 3, 6])
+@pytest.mark.parametrize('block_size', [1, 50, 1 << 22])
+def test_co_rated_graph_of_busy_users(max_degree, block_size):
+    pairs = get_pairs().unique(dim=1)
+    assert pairs[0].bincount().max() > 9
+    edge_index, weight = T.co_rated_graph(
+        pairs, NUM_USERS, NUM_ITEMS, NUM_ITEMS, block_size, max_degree
+    )
+    expected = naive_windows(pairs, max_degree)
+    assert (expected < naive(pairs) - 0.01).any()
+    torch.testing.assert_close(
+        dense(edge_index, weight), expected, atol=1e-6, rtol=1e-5
+    )
+
+
+def test_co_rated_graph_is_linear_in_a_busy_user(monkeypatch):
+    monkeypatch.setattr(
+        co_rated, '_heaviest', lambda edges, value, *_: (edges, value)
+    )
+    pairs = torch.stack([torch.zeros(5000).long(), torch.arange(5000)])
+    edge_index, _ = T.co_rated_graph(pairs, 1, 5000)
+    assert edge_index.size(1) == 5000 * 1000
+
+
 def test_co_rated_graph_of_lonely_items():
     pairs = torch.tensor([[0, 1, 2], [0, 1, 2]])
     edge_index, weight = T.co_rated_graph(pairs, 3, 3)
@@ -82,6 +120,7 @@ def test_co_rated_graph_of_lonely_items():
     [
         ({'k': 0}, r"'k' needs to be positive \(got 0\)"),
         ({'block_size': -1}, r"'block_size' .* positive \(got -1\)"),
+        ({'max_degree': 0}, r"'max_degree' .* positive \(got 0\)"),
         ({'num_items': 5}, r"'edge_index' .* 0 to 4 \(got 18\)"),
     ],
 )
