@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 import torch
-from toys import Payload
+from toys import Trap
 
 from crane_pyg import checkpoint
 from crane_pyg.checkpoint import load_checkpoint, replacing, save_checkpoint
@@ -167,7 +167,7 @@ def test_checkpoint_of_other_content(path, content):
 @pytest.mark.parametrize('dump', [torch.save, pickle.dump])
 def test_checkpoint_runs_no_code(path, dump):
     folder = path.with_name('payload')
-    content = {'meta': META, 'state': {**get_state(), 'x': Payload(folder)}}
+    content = {'meta': META, 'state': {**get_state(), 'x': Trap(folder)}}
     with path.open('wb') as f:
         dump(content, f)
     with pytest.raises(ValueError, match=r'no checkpoint \(got Unpickling'):

@@ -1,7 +1,7 @@
 r"""Small things that more than one file of tests needs."""
 
 import copy
-import os
+from pathlib import Path
 
 import torch
 
@@ -70,11 +70,11 @@ def all_scores(model, data):
     return scores
 
 
-class Payload:
-    r"""Makes a folder when it is unpickled."""
+class Trap:
+    r"""Makes a file when it is unpickled."""
 
-    def __init__(self, folder):
-        self.folder = str(folder)
+    def __init__(self, flag):
+        self.flag = flag
 
     def __reduce__(self):
-        return os.mkdir, (self.folder,)
+        return Path.touch, (self.flag,)

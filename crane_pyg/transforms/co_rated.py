@@ -100,19 +100,19 @@ def co_rated_graph(
 
 
 def _rings(
-    user: Tensor, item: Tensor, degree: Tensor, max_degree: int
+    user: Tensor, item: Tensor, count: Tensor, max_degree: int
 ) -> tuple[Tensor, Tensor]:
     r"""Returns the lists of items of all users, and where in them the paths of
     each pair begin: with the first item of the user, or the next one if not
     all fit. The first items stand once more at the end of such a list.
     """
-    busy = degree > max_degree
-    length = degree + busy * max_degree
-    ptr, ring_ptr = cumsum(degree), cumsum(length)
-    owner = torch.arange(degree.numel(), device=user.device)
+    busy = count > max_degree
+    length = count + busy * max_degree
+    ptr, ring_ptr = cumsum(count), cumsum(length)
+    owner = torch.arange(count.numel(), device=user.device)
     owner = owner.repeat_interleave(length)
     place = torch.arange(owner.numel(), device=user.device) - ring_ptr[owner]
-    ring = item[ptr[owner] + place % degree[owner]]
+    ring = item[ptr[owner] + place % count[owner]]
     following = torch.arange(1, user.numel() + 1, device=user.device)
     following = (following - ptr[user]) * busy[user]
     return ring, ring_ptr[user] + following

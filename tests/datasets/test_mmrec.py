@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
-from toys import HEADER, RATES, ROWS
+from toys import HEADER, RATES, ROWS, Trap
 
 from crane_pyg.datasets import MMRecDataset, read_mmrec
 
@@ -408,14 +408,6 @@ def test_partly_missing_row(make_folder):
     assert_refused(
         make_folder(image=x), "image_feat.npy'", message, 'in column 1'
     )
-
-
-class Trap:
-    def __init__(self, flag):
-        self.flag = flag
-
-    def __reduce__(self):
-        return (Path.touch, (self.flag,))
 
 
 def npy_bytes(x, allow_pickle=False):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import Payload
+from toys import Trap
 
 import crane_pyg
 import crane_pyg.transforms as T
@@ -454,7 +454,7 @@ def test_pretrained_truncated(share, folder):
 def test_pretrained_runs_no_code(folder, dump):
     for name in [*FILES, 'pytorch_model.bin', 'model.pt']:
         with (folder / name).open('wb') as f:
-            dump({'user_id': Payload(folder / 'payload')}, f)
+            dump({'user_id': Trap(folder / 'payload')}, f)
     with pytest.raises(ValueError, match=r'config\.json. is no JSON file'):
         CRANE.from_pretrained(folder)
     content = (folder / 'model.safetensors').read_bytes()
