@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
     parser.add_argument('--epochs', type=int, default=200)
     parser.add_argument('--patience', type=int, default=10)
+    parser.add_argument('--device', default='cpu')
     parser.add_argument('--results', type=Path, default=RESULTS)
     parser.add_argument('--reference', type=Path, default=accuracy.RESULTS)
     parser.add_argument('--draw', action='store_true')

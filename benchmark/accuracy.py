@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument('--patience', type=int, default=10)
     parser.add_argument('--batch-size', type=int, default=8192)
     parser.add_argument('--lr', type=float, default=0.003)
+    parser.add_argument('--device', default='cpu')
     parser.add_argument('--results', type=Path, default=RESULTS)
     parser.add_argument(
         '--set',
@@ -78,7 +79,7 @@ def load_data(args: argparse.Namespace, seed: int = 0) -> HeteroData:
         data = FakeMultimodalDataset(seed=seed)[0]
     else:
         data = read_mmrec(args.data)
-    return T.BuildDualGraph()(data)
+    return T.BuildDualGraph()(data).to(args.device)
 
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
@@ -107,8 +108,9 @@ def fit(
 ) -> dict[str, object]:
     """Trains with early stopping on the validation Recall@20."""
     seed_everything(seed)
-    model = MODELS[name](data, **overrides(args))
     rates = data[RATES]
+    device = rates.edge_index.device
+    model = MODELS[name](data, **overrides(args)).to(device)
     ranking = {'exclude': rates.edge_index.as_tensor()}
     best, curve = {'epoch': 0, 'valid': {'recall@20': -1}}, []
     for epoch, seconds in epochs(model, data, args):
@@ -153,6 +155,8 @@ def epochs(
         start = time.perf_counter()
         epoch_data = drop_edges(data) if recipe.edge_dropping > 0 else data
         train(model, optimizer, data, epoch_data, recipe.batch_size)
+        if data.is_cuda:
+            torch.cuda.synchronize()
         seconds += time.perf_counter() - start
         yield epoch, seconds
         start = time.perf_counter()
@@ -177,7 +181,8 @@ def train(
         pairs = epoch_data[RATES].edge_label_index
     num_items = data['item'].num_nodes
     negatives = sample_negatives(pairs, num_items, recipe.num_negatives, seen)
-    for index in torch.randperm(pairs.size(1)).split(batch_size):
+    perm = torch.randperm(pairs.size(1), device=pairs.device)
+    for index in perm.split(batch_size):
         optimizer.zero_grad()
         model(epoch_data)
         model.loss(*pairs[:, index], negatives[index]).backward()
@@ -202,11 +207,10 @@ def per_user(
     users, row = held_out[0].unique(return_inverse=True)
     top = top_k(user_emb, item_emb, k, users, **ranking)
     pair = row * item_emb.size(0) + held_out[1]
-    hit = torch.isin(
-        torch.arange(users.numel()).view(-1, 1) * item_emb.size(0) + top, pair
-    ).float()
+    first = torch.arange(users.numel(), device=top.device) * item_emb.size(0)
+    hit = torch.isin(first.unsqueeze(1) + top, pair).float()
     count = row.bincount()
-    gain = torch.arange(2, k + 2).float().log2().reciprocal()
+    gain = torch.arange(2, k + 2, device=top.device).log2().reciprocal()
     ideal = gain.cumsum(0)[count.clamp(max=k) - 1]
     return {'recall': hit.sum(1) / count, 'ndcg': hit @ gain / ideal}
 
@@ -246,7 +250,7 @@ def save(
 ) -> None:
     """Writes one result with all that is needed to repeat it."""
     users = {
-        key: result.pop(key).half().numpy()
+        key: result.pop(key).half().cpu().numpy()
         for key in ('recall', 'ndcg')
         if key in result
     }
@@ -259,7 +263,7 @@ def save(
         'arguments': {
             key: getattr(args, key) for key in ('epochs', 'patience')
         },
-        **provenance(),
+        **provenance(args.device),
     }
     args.results.mkdir(parents=True, exist_ok=True)
     file = stem(dataset, name, seed)

@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument('--patience', type=int, default=5)
     parser.add_argument('--batch-size', type=int, default=8192)
     parser.add_argument('--lr', type=float, default=0.003)
+    parser.add_argument('--device', default='cpu', help='to train on')
     parser.add_argument('--results', type=Path, default=RESULTS)
     args = parser.parse_args()
     if not 0 < args.share < 1:
@@ -80,7 +81,7 @@ def run(
     part = split(data, args.share)
     transform = T.BuildDualGraph()
     warm = transform(part.warm)
-    model, epoch = train(warm, args)
+    model, epoch = train(copy.copy(warm).to(args.device), args)
     whole = T.attach_items(warm, part.features, transform)
     result = {
         'epoch': epoch,
@@ -140,7 +141,7 @@ def train(data: HeteroData, args: argparse.Namespace) -> tuple[CRANE, int]:
             best_recall, best_epoch = recall, epoch
         if epoch - best_epoch >= args.patience:
             break
-    return best, best_epoch
+    return best.cpu(), best_epoch
 
 
 @torch.no_grad()
@@ -304,7 +305,7 @@ def save(
         'seed': seed,
         **result,
         'arguments': {key: getattr(args, key) for key in keys},
-        **provenance(),
+        **provenance(args.device),
     }
     args.results.mkdir(parents=True, exist_ok=True)
     with replacing(args.results / f'{dataset}-{seed}.json') as temp:

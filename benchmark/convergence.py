@@ -19,12 +19,13 @@ PEERS = ['#0072b2', '#56b4e9', '#009e73', '#e69f00', '#cc79a7', '#999999']
 
 
 def main() -> None:
-    """One picture per data set, of the first seed of each model."""
+    """One picture per data set, of the first seed of each model on a CPU."""
     parser = argparse.ArgumentParser()
     parser.add_argument('--results', type=Path, default=RESULTS)
     args = parser.parse_args()
     runs = [json.loads(p.read_text()) for p in args.results.glob('*.json')]
     runs = [run for run in runs if run.get('seed') == 0 and 'curve' in run]
+    runs = [run for run in runs if run.get('device', 'cpu') == 'cpu']
     for name in sorted({run['dataset'] for run in runs}):
         chosen = [run for run in runs if run['dataset'] == name]
         draw(name, chosen, args.results / f'convergence-{name}.png')

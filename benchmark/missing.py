@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
     parser.add_argument('--epochs', type=int, default=200)
     parser.add_argument('--patience', type=int, default=5)
+    parser.add_argument('--device', default='cpu')
     parser.add_argument('--results', type=Path, default=RESULTS)
     parser.add_argument('--write', action='store_true')
     args = parser.parse_args()
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     data = read_mmrec(args.data)
     for seed in args.seeds:
         for share in args.shares:
-            graphs = cache(partial(build, data, share, seed))
+            graphs = cache(partial(build, data, share, seed, args.device))
             for model in args.models:
                 if model in WITHOUT_FEATURES and share > 0:
                     continue
@@ -70,9 +71,9 @@ def run(args: argparse.Namespace) -> None:
                 accuracy.complete(args, model, name, graphs, seed, share=share)
 
 
-def build(data: HeteroData, share: float, seed: int) -> HeteroData:
+def build(data: HeteroData, share: float, seed: int, device: str) -> HeteroData:
     """The graphs of what is left of the items."""
-    return T.BuildDualGraph()(strip(data, share, seed))
+    return T.BuildDualGraph()(strip(data, share, seed)).to(device)
 
 
 def strip(data: HeteroData, share: float, seed: int) -> HeteroData:

@@ -14,8 +14,10 @@ import crane_pyg
 FOLDER = Path(__file__).parent
 
 
-def provenance() -> dict[str, object]:
-    """The revision that runs, the date, and the versions of what it uses."""
+def provenance(device: str = 'cpu') -> dict[str, object]:
+    """The revision that runs, the date, the versions of what it uses, and what
+    it computes on.
+    """
     return {
         'revision': revision(),
         'date': time.strftime('%Y-%m-%d'),
@@ -26,7 +28,15 @@ def provenance() -> dict[str, object]:
             'numpy': numpy.__version__,
             'python': platform.python_version(),
         },
+        'device': name_of(device),
     }
+
+
+def name_of(device: str) -> str:
+    """The name of a GPU, or the device itself."""
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    return device
 
 
 def revision() -> str:

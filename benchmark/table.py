@@ -128,6 +128,7 @@ def provenance(models: dict[str, list[dict]]) -> str:
     facts = {
         'revision': {run['revision'] for run in runs},
         'date': {run['date'] for run in runs},
+        'device': {run.get('device', 'cpu') for run in runs},
         **{
             name: {run['versions'][name] for run in runs}
             for name in ('torch', 'torch_geometric', 'numpy')

@@ -81,7 +81,8 @@ def train(bar: tqdm) -> float:
     positive, seen = edges.edge_label_index, edges.edge_index.as_tensor()
     negative = sample_negatives(positive, dataset.num_items, 4, exclude=seen)
     bar.reset(positive.size(1))
-    for index in torch.randperm(positive.size(1)).split(batch_size):
+    perm = torch.randperm(positive.size(1), device=positive.device)
+    for index in perm.split(batch_size):
         optimizer.zero_grad()
         out = model(epoch_data)
         loss = model.loss(out, *positive[:, index], negative[index])

@@ -137,9 +137,9 @@ class Softmax(torch.nn.Module):
     ) -> None:
         super().__init__()
         num_items = data['item'].num_nodes
-        count = torch.ones(num_items)
+        item = data['user', 'rates', 'item'].edge_index.as_tensor()[1]
+        count = torch.ones(num_items, device=item.device)
         if popular:  # One more, as any item needs to be drawn at times.
-            item = data['user', 'rates', 'item'].edge_index.as_tensor()[1]
             count += torch.bincount(item, minlength=num_items)
         self.register_buffer('share', count / count.sum(), persistent=False)
         self.lambda_reg, self.num_samples = lambda_reg, num_samples

@@ -125,6 +125,7 @@ def test_result_file(tmp_path):
         patience=5,
         batch_size=256,
         lr=0.01,
+        device='cpu',
         results=tmp_path / 'results',
     )
     cold_start.save(args, 4, cold_start.run(data, 4, args))
