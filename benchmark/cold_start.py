@@ -131,7 +131,8 @@ def part_sizes(part: Split) -> dict[str, int]:
 
 def train(data: HeteroData, args: argparse.Namespace) -> tuple[CRANE, int]:
     """Trains on the warm items; returns the best epoch and its model."""
-    model, pairs = MODELS['crane'](data), data[RATES].val_edge_label_index
+    pairs = data[RATES].val_edge_label_index
+    model = MODELS['crane'](data).to(pairs.device)
     best, best_recall, best_epoch = None, -1.0, 0
     for epoch, _ in accuracy.epochs(model, data, args):
         recall = rank_all(model.model, data, pairs)['recall@20']

@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument('--write', action='store_true')
     parser.add_argument('--results', type=Path, default=RESULTS)
     args = parser.parse_args()
-    files = [args.results / f'{n}.json' for n in ('speed', 'memory', 'scaling')]
+    names = ('speed', 'memory', 'scaling', 'gpu')
+    files = [args.results / f'{name}.json' for name in names]
     records = [json.loads(f.read_text()) for f in files if f.exists()]
     text = '\n\n'.join(table(record) for record in records)
     print(text)
@@ -68,6 +69,8 @@ def medians(
         for name, run in runs.items():
             start = time.perf_counter()
             run()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             if n > 0 or repeats == 0:
                 times[name].append(time.perf_counter() - start)
     return {name: median(values) for name, values in times.items()}
@@ -104,8 +107,9 @@ def table(record: dict[str, object]) -> str:
         value = f'{line["value"]:.3g} {line["unit"]}'
         cells = [line['name'], value, target, met, line['detail']]
         lines.append(f'| {" | ".join(cells)} |')
-    facts = ['revision', 'date', 'threads', 'load', 'torch', 'torch_geometric']
-    parts = [f'{key} {record[key]}' for key in facts]
+    facts = ['revision', 'date', 'device', 'threads', 'load']
+    facts += ['torch', 'torch_geometric']
+    parts = [f'{key} {record[key]}' for key in facts if key in record]
     parts += [f'`{key}={value}`' for key, value in record['malloc'].items()]
     text = '; '.join([*parts, record['note']] if record['note'] else parts)
     body = '\n'.join(lines)
@@ -116,7 +120,7 @@ def save(
     args: argparse.Namespace, name: str, title: str, rows: list[Row]
 ) -> None:
     """Keeps the rows with all that is needed to repeat them, and prints."""
-    origin = provenance()
+    origin = provenance(vars(args).get('device', 'cpu'))
     record = {
         'title': title,
         'rows': rows,

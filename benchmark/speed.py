@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-import faiss
 import torch
 from measure import (
     SPORTS,
@@ -49,7 +48,6 @@ def main() -> None:
     parser.add_argument('--knn-rows', nargs='+', type=int, default=[4096])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    faiss.omp_set_num_threads(args.threads)
     torch.manual_seed(0)
 
     data = fake_graph(*SPORTS)
@@ -83,15 +81,21 @@ def batch(data: HeteroData) -> tuple[Tensor, Tensor, Tensor]:
     """The users, items and negatives of one mini-batch."""
     pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
     pairs = pairs[:, torch.randperm(pairs.size(1))[:BATCH_SIZE]]
-    size = (pairs.size(1), 4)
-    return *pairs, torch.randint(data['item'].num_nodes, size)
+    size, num_items = (pairs.size(1), 4), data['item'].num_nodes
+    return *pairs, torch.randint(num_items, size, device=pairs.device)
 
 
 def make_crane(data: HeteroData) -> CRANE:
     """The model with its defaults, and RCA, so that nothing is left out."""
     num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
     sizes = {name: data['item'][f'x_{name}'].size(1) for name in SIZES}
-    return CRANE(num_users, num_items, sizes, CHANNELS, mode='correlation')
+    model = CRANE(num_users, num_items, sizes, CHANNELS, mode='correlation')
+    return model.to(device_of(data))
+
+
+def device_of(data: HeteroData) -> torch.device:
+    """Where the data are."""
+    return data['user', 'rates', 'item'].edge_index.device
 
 
 def crane_step(model: CRANE, data: HeteroData) -> Callable[[], object]:
@@ -114,6 +118,7 @@ def lightgcn_step(data: HeteroData) -> Callable[[], object]:
     edge_index = torch.stack([user, item + num_users])
     edge_index = torch.cat([edge_index, edge_index.flip(0)], dim=1)
     model = LightGCN(num_users + num_items, CHANNELS, num_layers=2)
+    model = model.to(edge_index.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     users, items, negatives = batch(data)
     label = torch.stack([users, items + num_users])
@@ -168,10 +173,10 @@ def steps(data: HeteroData, repeats: int) -> list[Row]:
     return [*out, row(name, 100 * share, '%', 5, detail)]
 
 
-def ceilings(repeats: int) -> tuple[float, float]:
+def ceilings(repeats: int, device: str = 'cpu') -> tuple[float, float]:
     """FLOPs a second of a matrix product, bytes a second of a copy."""
-    x, y = torch.randn(2, 2048, 2048)
-    big = torch.randn(2**26)
+    x, y = torch.randn(2, 2048, 2048, device=device)
+    big = torch.randn(2**26, device=device)
     other = torch.empty_like(big)
     times = medians(
         {'flops': lambda: x @ y, 'bytes': lambda: other.copy_(big)}, repeats
@@ -270,6 +275,9 @@ def knn(num_rows: int, repeats: int) -> Row:
     """The exact item graph against faiss; many rows are searched but once, and
     not at all before.
     """
+    import faiss  # Of no use on a GPU.
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
     x = torch.randn(num_rows, SIZES['image'])
     unit = torch.nn.functional.normalize(x, dim=1).numpy()
 
@@ -309,7 +317,8 @@ def rankings(data: HeteroData, repeats: int, flops: float) -> list[Row]:
     products = 2 * width * num_items * (num_users + num_items / 2) / flops
     rates = data['user', 'rates', 'item']
     held_out, seen = rates.test_edge_label_index, rates.edge_index.as_tensor()
-    plain = [torch.randn(size, CHANNELS) for size in model.size]
+    device = device_of(data)
+    plain = [torch.randn(n, CHANNELS, device=device) for n in model.size]
 
     def alone() -> None:
         evaluate(*plain, held_out, seen)

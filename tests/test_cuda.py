@@ -15,11 +15,6 @@ from crane_pyg.pair_scores import PairScores
 from crane_pyg.ranking import evaluate, top_k
 from crane_pyg.reference import evaluate_item_graph, evaluate_popularity
 
-pytestmark = [
-    onlyCUDA,
-    pytest.mark.filterwarnings('ignore:Synchronization debug mode'),
-]
-
 
 def graphs_of(data):
     r"""All edges, in one order, and their weights."""
@@ -96,12 +91,14 @@ def losses(data):
 FUNCTIONS = [build, reduce, profiles, attach, drop, references, losses]
 
 
+@onlyCUDA
 @pytest.mark.parametrize('function', FUNCTIONS)
 def test_functions(function):
     data = get_data()
     assert_equal(function(data), function(data.clone().to('cuda')))
 
 
+@onlyCUDA
 @pytest.mark.parametrize('options', OPTIONS)
 def test_crane(options):
     data = get_data()
@@ -134,6 +131,7 @@ def model_of(data, options):
     return [loss.detach(), *grads, *out[:2], metrics, top]
 
 
+@onlyCUDA
 def test_explanations():
     data = get_data()
     assert_equal(explain(data), explain(data.to('cuda')))
@@ -147,6 +145,7 @@ def explain(data):
     return [score, *parts.values(), history, *carriers.values()]
 
 
+@onlyCUDA
 def test_pair_scores():
     data = get_data()
     assert_equal(pair_scores(data), pair_scores(data.to('cuda')))
@@ -159,6 +158,7 @@ def pair_scores(data):
     return [scores(*scores.inputs(), edge_label_index=pairs)]
 
 
+@onlyCUDA
 @pytest.mark.parametrize('mode', ['correlation', 'token'])
 @pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16])
 def test_autocast(mode, dtype):

@@ -1,6 +1,8 @@
 r"""Small things that more than one file of tests needs."""
 
 import copy
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -68,6 +70,24 @@ def all_scores(model, data):
         if neighbors is not None:
             neighbors.add_to(scores, torch.arange(USERS))
     return scores
+
+
+@contextmanager
+def no_sync():
+    r"""Fails what makes the CPU wait for the GPU."""
+    torch.cuda.synchronize()
+    try:
+        set_sync_debug_mode('error')
+        yield
+    finally:
+        set_sync_debug_mode('default')
+
+
+def set_sync_debug_mode(mode):
+    r"""Spares what PyTorch says of it: that it does not find everything."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Synchronization debug mode')
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 class Trap:

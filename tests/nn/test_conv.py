@@ -10,6 +10,7 @@ from torch_geometric.nn import HeteroConv, LGConv, to_hetero
 from torch_geometric.testing import onlyCUDA, withPackage
 from torch_geometric.typing import SparseTensor
 from torch_geometric.utils import coalesce, to_undirected
+from toys import no_sync
 
 from crane_pyg.nn.conv import CRANEConv
 
@@ -507,12 +508,9 @@ def test_crane_conv_without_cuda_synchronization(weighted, layout):
     x = x.cuda().requires_grad_()
     conv = CRANEConv()
     conv(x, adj, edge_weight, size).sum().backward()  # Fills caches.
-    torch.cuda.set_sync_debug_mode('error')
-    try:
+    with no_sync():
         out = conv(x, adj, edge_weight, size)
         out.sum().backward()
-    finally:
-        torch.cuda.set_sync_debug_mode('default')
     assert torch.allclose(out.cpu(), expected, atol=1e-5)
 
 
