@@ -13,7 +13,8 @@ from crane_pyg.explain import explain_scores
 from crane_pyg.nn import RCA, InfoNCELoss, SampledSoftmaxLoss
 from crane_pyg.pair_scores import PairScores
 from crane_pyg.ranking import evaluate, top_k
-from crane_pyg.reference import evaluate_item_graph, evaluate_popularity
+
+NODES = max(USERS, ITEMS)
 
 
 def graphs_of(data):
@@ -22,7 +23,7 @@ def graphs_of(data):
     for edge_type in data.edge_types:
         store = data[edge_type]
         pairs = store.edge_index.as_tensor()
-        out += sort_edge_index(pairs, store.edge_weight, num_nodes=USERS)
+        out += sort_edge_index(pairs, store.edge_weight, num_nodes=NODES)
     return out
 
 
@@ -71,14 +72,7 @@ def drop(data):
     kept, dropped = out[RATES].edge_index, out[RATES].edge_label_index
     count = [pairs.new_tensor(pairs.size(1)) for pairs in (kept, dropped)]
     both = torch.cat([kept.as_tensor(), dropped], dim=1)
-    return [*count, sort_edge_index(both, num_nodes=USERS)]
-
-
-def references(data):
-    held_out = data[RATES].val_edge_label_index
-    out = evaluate_item_graph(data, held_out)
-    out = [*out.values(), *evaluate_popularity(data, held_out).values()]
-    return [torch.tensor(out, device=held_out.device)]
+    return [*count, sort_edge_index(both, num_nodes=NODES)]
 
 
 def losses(data):
@@ -88,7 +82,7 @@ def losses(data):
     return [InfoNCELoss()(x, y, index), SampledSoftmaxLoss()(x, y, z)]
 
 
-FUNCTIONS = [build, reduce, profiles, attach, drop, references, losses]
+FUNCTIONS = [build, reduce, profiles, attach, drop, losses]
 
 
 @onlyCUDA
