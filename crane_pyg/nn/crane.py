@@ -243,8 +243,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         if self.profile is not None:
             profile = self._by_modality(self._profile(item_in, to_user[0]))
         user_in = self._encode_users(profile)
-        if self.user_id is not None and self.item_id is not None:
-            user_in = torch.cat([self.user_id, user_in], dim=-1)
+        if self.item_id is not None:
             item_in = torch.cat([self.item_id, item_in], dim=-1)
 
         user, item = propagate(
@@ -510,13 +509,17 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         return x.view(x.size(0), -1, self.channels)
 
     def _encode_users(self, profile: Tensor | None) -> Tensor:
-        names = list(self.in_channels)
-        user = torch.cat([self.preference[f'x_{n}'] for n in names], dim=-1)
-        user = self._by_modality(user)
+        users = [self.preference[f'x_{name}'] for name in self.in_channels]
         if self.gate is not None:
-            gate, profile = self.gate.unsqueeze(-1), cast(Tensor, profile)
-            user = torch.addcmul(user, gate, profile)
-        return unit(user).flatten(start_dim=1)
+            profiles = cast(Tensor, profile).unbind(dim=1)
+            users = [
+                torch.addcmul(*streams)
+                for streams in zip(users, self.gate, profiles, strict=True)
+            ]
+        users = [unit(user) for user in users]
+        if self.user_id is not None:
+            users = [self.user_id, *users]
+        return torch.cat(users, dim=-1)
 
     def __repr__(self) -> str:
         return (

@@ -13,17 +13,19 @@ class _Unit(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         scale = norm.clamp(min=EPS).reciprocal_()
+        # The input is there anyway, where it is a parameter:
+        ctx.save_for_backward(x, scale, norm)
         out: Tensor = x * scale
-        ctx.save_for_backward(out, scale, norm)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401
-        out, scale, norm = ctx.saved_tensors
+        x, scale, norm = ctx.saved_tensors
+        along = (grad * x).sum(dim=-1, keepdim=True) * scale * scale
         # A vector that is as good as zero is only multiplied:
-        along = (grad * out).sum(dim=-1, keepdim=True) * (norm > EPS)
-        across: Tensor = grad.addcmul(out, along, value=-1)
+        along *= norm > EPS
+        across: Tensor = grad.addcmul(x, along, value=-1)
         return across.mul_(scale)
 
 
