@@ -139,7 +139,8 @@ def save(
     args.results.mkdir(parents=True, exist_ok=True)
     with replacing(args.results / f'{name}.json') as temp:
         temp.write_text(json.dumps(record, indent=1) + '\n')
-    draw(args.results / f'{name}.png', title, rows)
+    if any(line['target'] is not None for line in rows):
+        draw(args.results / f'{name}.png', title, rows)
     print(table(record))
 
 

@@ -14,7 +14,7 @@ from crane_pyg.nn import RCA, InfoNCELoss, SampledSoftmaxLoss
 from crane_pyg.pair_scores import PairScores
 from crane_pyg.ranking import evaluate, top_k
 
-NODES = max(USERS, ITEMS)
+NODES = USERS + ITEMS
 
 
 def graphs_of(data):
