@@ -1,7 +1,7 @@
 r"""Writes the tables of cold items from `benchmark/results/cold-start/*.json`.
 
 python benchmark/cold_table.py          # print
-python benchmark/cold_table.py --write  # and put them into the README
+python benchmark/cold_table.py --write  # and put them into docs/
 """
 
 import argparse
@@ -13,7 +13,7 @@ from statistics import mean, stdev
 from readme import replace_between
 
 FOLDER = Path(__file__).parent
-README = FOLDER.parent / 'README.md'
+PAGE = FOLDER.parent / 'docs' / 'results.md'
 BEGIN, END = '<!-- cold-start:begin -->', '<!-- cold-start:end -->'
 METRICS = ['recall@20', 'ndcg@20']
 
@@ -29,7 +29,7 @@ def main() -> None:
     text = tables([json.loads(path.read_text()) for path in paths])
     print(text)
     if args.write:
-        replace_between(README, BEGIN, END, text)
+        replace_between(PAGE, BEGIN, END, text)
 
 
 def tables(records: list[dict]) -> str:

@@ -1,7 +1,7 @@
 r"""What the scripts on speed, memory and scale share.
 
 python benchmark/measure.py          # print the tables of what they kept
-python benchmark/measure.py --write  # and put them into the README
+python benchmark/measure.py --write  # and put them into docs/
 """
 
 import argparse
@@ -25,7 +25,7 @@ from crane_pyg.checkpoint import replacing
 from crane_pyg.sampling import sample_negatives
 
 FOLDER = Path(__file__).parent
-README = FOLDER.parent / 'README.md'
+PAGE = FOLDER.parent / 'docs' / 'speed.md'
 RESULTS = FOLDER / 'results' / 'speed'
 BEGIN, END = '<!-- speed:begin -->', '<!-- speed:end -->'
 SPORTS = (35_598, 18_357, 218_409)  # Users, items, training pairs.
@@ -44,7 +44,7 @@ def main() -> None:
     text = '\n\n'.join(table(record) for record in records)
     print(text)
     if args.write:
-        replace_between(README, BEGIN, END, text)
+        replace_between(PAGE, BEGIN, END, text)
 
 
 def get_parser(doc: str | None) -> argparse.ArgumentParser:

@@ -27,7 +27,7 @@ from crane_pyg.checkpoint import replacing
 from crane_pyg.datasets import read_mmrec
 
 FOLDER = Path(__file__).parent
-README = FOLDER.parent / 'README.md'
+PAGE = FOLDER.parent / 'docs' / 'results.md'
 RESULTS = FOLDER / 'results' / 'missing'
 BEGIN, END = '<!-- missing:begin -->', '<!-- missing:end -->'
 SHARES = [0.0, 0.1, 0.3, 0.5, 0.7, 0.9]
@@ -108,7 +108,7 @@ def show(results: Path, write: bool) -> None:
         texts.append(table(dataset, recalls, runs))
     print(text := '\n\n'.join(texts))
     if write:
-        replace_between(README, BEGIN, END, text)
+        replace_between(PAGE, BEGIN, END, text)
 
 
 def collect(runs: list[dict]) -> Recalls:
@@ -142,7 +142,9 @@ def table(dataset: str, recalls: Recalls, runs: list[dict]) -> str:
         ]
         lines.append(f'| {name} | {" | ".join(cells)} |')
     torch_version = runs[0]['versions']['torch']
-    note = f'revision {revisions}; {runs[0]["date"]}; torch {torch_version}'
+    device = runs[0].get('device', 'cpu')
+    note = f'revision {revisions}; {runs[0]["date"]}; {device}; '
+    note += f'torch {torch_version}'
     return '\n'.join([*lines, '', f'<sub>{note}</sub>'])
 
 

@@ -1,7 +1,7 @@
-r"""Writes the result tables of the README from `benchmark/results/*.json`.
+r"""Writes the tables of results from `benchmark/results/*.json`.
 
 python benchmark/table.py          # print
-python benchmark/table.py --write  # and put them into the README
+python benchmark/table.py --write  # and put them into README and docs
 """
 
 import argparse
@@ -15,8 +15,10 @@ from readme import replace_between
 from scipy.stats import ttest_rel
 
 FOLDER = Path(__file__).parent
-README = FOLDER.parent / 'README.md'
+PAGE = FOLDER.parent / 'docs' / 'results.md'
 BEGIN, END = '<!-- results:begin -->', '<!-- results:end -->'
+README = FOLDER.parent / 'README.md'
+SHORT_BEGIN, SHORT_END = '<!-- summary:begin -->', '<!-- summary:end -->'
 METRICS = ['recall@10', 'recall@20', 'ndcg@10', 'ndcg@20']
 TITLES = {
     'amazon-sports': 'Amazon Sports (LATTICE split; features reconstructed '
@@ -32,10 +34,12 @@ def main() -> None:
     parser.add_argument('--write', action='store_true')
     parser.add_argument('--results', type=Path, default=FOLDER / 'results')
     args = parser.parse_args()
-    text = tables([load(path) for path in args.results.glob('*.json')])
-    print(text)
+    records = [load(path) for path in args.results.glob('*.json')]
+    text, short = tables(records), summary(records)
+    print(text, short, sep='\n\n')
     if args.write:
-        replace_between(README, BEGIN, END, text)
+        replace_between(PAGE, BEGIN, END, text)
+        replace_between(README, SHORT_BEGIN, SHORT_END, short)
 
 
 def load(path: Path) -> dict:
@@ -50,13 +54,43 @@ def load(path: Path) -> dict:
     return record
 
 
-def tables(records: list[dict]) -> str:
-    """One table per data set, best model last."""
+def group(records: list[dict]) -> dict[str, dict[str, list[dict]]]:
+    """The runs of each model on each data set."""
     groups = defaultdict(lambda: defaultdict(list))
     for record in sorted(records, key=lambda run: str(run['seed'])):
         groups[record['dataset']][record['model']].append(record)
-    titles = [name for name in TITLES if name in groups]
-    return '\n\n'.join(table(TITLES[name], groups[name]) for name in titles)
+    return {name: groups[name] for name in TITLES if name in groups}
+
+
+def tables(records: list[dict]) -> str:
+    """One table per data set, best model last."""
+    return '\n\n'.join(
+        table(TITLES[name], models) for name, models in group(records).items()
+    )
+
+
+def summary(records: list[dict]) -> str:
+    """One table of what was trained on all real data sets."""
+    groups = group(records)
+    groups.pop('fake', None)
+    header, first = ['test pairs'], next(iter(groups.values()))
+    for name in groups:
+        title = TITLES[name].split(' (')[0]
+        header += [f'{title}, recall@20', 'ndcg@20']
+    rows = [' | '.join(header), ' | '.join(['---'] * len(header))]
+    for name in sorted(first, key=lambda name: score(first[name], 'recall@20')):
+        runs = [models.get(name, [{}])[0] for models in groups.values()]
+        if all('seconds' in run for run in runs) and 'all-pairs' not in name:
+            cells = [
+                cell([run['test'][metric] for run in models[name]])
+                for models in groups.values()
+                for metric in ('recall@20', 'ndcg@20')
+            ]
+            rows.append(' | '.join([name, *cells]))
+    parts = ['\n'.join(f'| {row} |' for row in rows)]
+    for name, models in groups.items():
+        parts.append(f'{TITLES[name].split(" (")[0]}: {versus(models)}')
+    return '\n\n'.join(parts)
 
 
 def table(title: str, models: dict[str, list[dict]]) -> str:

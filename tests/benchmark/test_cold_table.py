@@ -40,18 +40,18 @@ def test_table_shows_means_and_spreads():
 
 
 def test_table_is_written_between_the_comments(tmp_path, monkeypatch):
-    readme = tmp_path / 'README.md'
+    page = tmp_path / 'page.md'
     begin, end = cold_table.BEGIN, cold_table.END
-    readme.write_text(f'before\n{begin}\nold\n{end}\nafter')
+    page.write_text(f'before\n{begin}\nold\n{end}\nafter')
     (tmp_path / 'shop-0.json').write_text(json.dumps(record(0, 0.1, 5)))
-    monkeypatch.setattr(cold_table, 'README', readme)
+    monkeypatch.setattr(cold_table, 'PAGE', page)
     args = ['cold_table.py', '--results', str(tmp_path)]
     monkeypatch.setattr(sys, 'argv', args)
     cold_table.main()
-    assert 'old' in readme.read_text()
+    assert 'old' in page.read_text()
     monkeypatch.setattr(sys, 'argv', [*args, '--write'])
     cold_table.main()
-    text = readme.read_text()
+    text = page.read_text()
     assert 'old\n' not in text
     assert text.startswith(f'before\n{begin}\n**shop**')
     assert text.endswith(f'{end}\nafter')

@@ -81,10 +81,10 @@ def test_table_tells_what_was_missed():
     assert lines[-1].endswith('; `MALLOC_MMAP_MAX_=0`; busy</sub>')
 
 
-def test_measure_writes_readme(monkeypatch, tmp_path):
-    readme = tmp_path / 'README.md'
-    readme.write_text(f'a\n{measure.BEGIN}\nold\n{measure.END}\nb\n')
-    monkeypatch.setattr(measure, 'README', readme)
+def test_measure_writes_page(monkeypatch, tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text(f'a\n{measure.BEGIN}\nold\n{measure.END}\nb\n')
+    monkeypatch.setattr(measure, 'PAGE', page)
     facts = ['revision', 'date', 'threads', 'load', 'torch', 'torch_geometric']
     record = dict.fromkeys(facts, '?') | {'note': '', 'title': 'T', 'rows': []}
     record['malloc'] = {}
@@ -94,7 +94,7 @@ def test_measure_writes_readme(monkeypatch, tmp_path):
     measure.main()
     text = measure.table(record)
     expected = f'a\n{measure.BEGIN}\n{text}\n{measure.END}\nb\n'
-    assert readme.read_text() == expected
+    assert page.read_text() == expected
 
 
 def test_fake_graph():

@@ -63,9 +63,9 @@ def test_table_and_picture(tmp_path, monkeypatch, capsys):
     ]
     for n, run in enumerate(runs):
         (tmp_path / f'{n}.json').write_text(json.dumps(run))
-    readme = tmp_path / 'README.md'
-    readme.write_text(f'a\n{missing.BEGIN}\nold\n{missing.END}\nb')
-    monkeypatch.setattr(missing, 'README', readme)
+    page = tmp_path / 'page.md'
+    page.write_text(f'a\n{missing.BEGIN}\nold\n{missing.END}\nb')
+    monkeypatch.setattr(missing, 'PAGE', page)
     args = ['missing.py', '--results', str(tmp_path), '--write']
     monkeypatch.setattr(sys, 'argv', args)
     missing.main()
@@ -76,6 +76,6 @@ def test_table_and_picture(tmp_path, monkeypatch, capsys):
     assert '| lightgcn-same-recipe | 0.0500 | 0.0500 |' in text
     assert '| freedom-same-recipe | 0.1000 | - |' in text
     assert 'seed 0, 1' in text
-    assert text.strip() in readme.read_text()
-    assert 'old' not in readme.read_text()
+    assert text.strip() in page.read_text()
+    assert 'old' not in page.read_text()
     assert (tmp_path / 'shop.png').stat().st_size > 0

@@ -11,11 +11,11 @@ with pytest.MonkeyPatch.context() as patch:
     table = importlib.import_module('table')
 
 
-def save(folder, model, seed, recalls):
+def save(folder, model, seed, recalls, dataset='fake'):
     r"""A result as `accuracy.py` writes it, with NDCG half of the recall."""
     recalls = np.array(recalls)
     record = {
-        'dataset': 'fake',
+        'dataset': dataset,
         'model': model,
         'seed': seed,
         'test': {
@@ -28,7 +28,7 @@ def save(folder, model, seed, recalls):
         'date': '2026-01-01',
         'versions': {'torch': '1', 'torch_geometric': '2', 'numpy': '3'},
     }
-    path = folder / f'fake-{model}-{seed}'
+    path = folder / f'{dataset}-{model}-{seed}'
     path.with_suffix('.json').write_text(json.dumps(record))
     np.savez(path.with_suffix('.npz'), recall=recalls, ndcg=recalls / 2)
 
@@ -75,3 +75,23 @@ def test_table_without_metrics_of_each_user(tmp_path):
     (tmp_path / 'fake-crane-0.npz').unlink()
     text = table.tables([table.load(p) for p in tmp_path.glob('*.json')])
     assert 'paired' not in text
+
+
+def test_summary_of_what_all_data_sets_share(tmp_path):
+    for n, name in enumerate(['amazon-sports', 'tiktok'], start=1):
+        save(tmp_path, 'crane', 0, [0.9 / n, 0.7 / n], name)
+        save(tmp_path, 'peer', 0, [0.5 / n, 0.6 / n], name)
+        save(tmp_path, 'peer-all-pairs', 0, [0.5, 0.5], name)
+    save(tmp_path, 'peer', 0, [1.0, 1.0])
+    save(tmp_path, 'elsewhere', 0, [1.0, 1.0], 'tiktok')
+    records = [table.load(path) for path in tmp_path.glob('*.json')]
+    head, _, *rows = table.summary(records).splitlines()
+    assert head.split(' | ')[1] == 'Amazon Sports, recall@20'
+    assert rows[:2] == [
+        '| peer | 0.5500 | 0.2750 | 0.2750 | 0.1375 |',
+        '| crane | 0.8000 | 0.4000 | 0.4000 | 0.2000 |',
+    ]
+    assert rows[2] == ''
+    assert rows[3].startswith('Amazon Sports: recall@20 of *crane* is +45.5%')
+    assert rows[5].startswith('TikTok: ')
+    assert len(rows) == 6
