@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch_geometric.testing import onlyCUDA
 
 from crane_pyg.checkpoint import load_checkpoint
 from crane_pyg.datasets import FakeMultimodalDataset
@@ -187,6 +188,17 @@ def test_example_resume(demo, interrupted):
     assert state['model'].keys() == expected['model'].keys()
     for key, value in state['model'].items():
         assert torch.equal(value, expected['model'][key]), key
+
+
+@onlyCUDA
+def test_example_on_a_gpu(tmp_path):
+    args = ['--demo', '--device', 'cuda', '--checkpoint', 'last.ckpt']
+    first = run(tmp_path, *args, '--epochs', 1)
+    assert read_table(first).keys() == set(ROWS)
+    again = run(tmp_path, *args, '--epochs', 2, '--resume', '--plot', '.')
+    table = read_table(again)
+    assert table['CRANE'][0] > table['most popular'][0]
+    assert (tmp_path / 'items.png').stat().st_size > 1000
 
 
 def test_example_resume_needs_checkpoint(tmp_path):
