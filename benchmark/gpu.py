@@ -14,7 +14,7 @@ from measure import (
     save,
     set_features,
 )
-from speed import SIZES, ceilings, crane_step, make_crane, rankings, steps
+from speed import SIZES, crane_step, make_crane, rankings, steps
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
@@ -36,11 +36,10 @@ def main() -> None:
     data = T.BuildDualGraph()(data)
     set_features(data, SIZES)
     data = data.to(args.device)
-    flops = ceilings(args.repeats, args.device)[0]
     rows = [
         *steps(data, args.repeats),
         memory(data),
-        *rankings(data, args.repeats, flops),
+        *rankings(data, args.repeats),
         knn(args.repeats, args.device),
     ]
     for line in rows:

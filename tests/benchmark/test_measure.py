@@ -30,6 +30,8 @@ def run(monkeypatch, tmp_path):
         monkeypatch.setattr(module, 'SPORTS', SMALL)
         monkeypatch.setattr(module, 'SIZES', {'image': 24, 'text': 8})
     monkeypatch.setattr(speed, 'CHANNELS_KEPT', 4)
+    monkeypatch.setattr(speed, 'WIDTH', 64)
+    monkeypatch.setattr(speed, 'COPIED', 2**12)
 
     def main(module, *argv):
         argv = [*argv, '--threads', str(threads), '--results', str(tmp_path)]
@@ -114,7 +116,6 @@ def test_fake_graph():
 
 def test_speed(run, monkeypatch, tmp_path):
     pytest.importorskip('faiss')
-    monkeypatch.setattr(speed, 'ceilings', lambda repeats: (1e9, 1e9))
     monkeypatch.setattr(
         speed, 'imports', lambda repeats: measure.row('import', 1.0, 'ms', 50)
     )
