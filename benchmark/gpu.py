@@ -7,14 +7,12 @@ import torch
 from measure import (
     SPORTS,
     Row,
-    fake_graph,
     get_parser,
     medians,
     row,
     save,
-    set_features,
 )
-from speed import SIZES, crane_step, make_crane, rankings, steps
+from speed import SIZES, build, crane_step, make_crane, rankings, steps
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
@@ -31,11 +29,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
 
-    data = fake_graph(*SPORTS)
-    set_features(data, {'image': 64, 'text': 32})
-    data = T.BuildDualGraph()(data)
-    set_features(data, SIZES)
-    data = data.to(args.device)
+    data = build(SPORTS)[0].to(args.device)
     rows = [
         *steps(data, args.repeats),
         memory(data),

@@ -5,27 +5,22 @@ python benchmark/memory.py
 """
 
 import os
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
 from measure import (
     SPORTS,
     Row,
-    fake_graph,
     get_parser,
     medians,
     memory,
     reset_peak,
     row,
     save,
-    set_features,
 )
-from speed import SIZES, crane_step, make_crane, rank
-from torch_geometric.data import HeteroData
+from speed import SIZES, build, crane_step, make_crane, rank
 
 import crane_pyg.transforms as T
 
@@ -54,14 +49,6 @@ def main() -> None:
     ]
     title = 'Peak memory on fake data of the size of Amazon Sports'
     save(args, 'memory', title, rows)
-
-
-def build(size: tuple[int, int, int]) -> tuple[HeteroData, int]:
-    """Graphs of narrow features, and wide ones, and the bytes of these."""
-    data = fake_graph(*size)
-    set_features(data, {'image': 64, 'text': 32})
-    data = T.BuildDualGraph()(data)
-    return data, set_features(data, SIZES)
 
 
 def trainings(threads: int, repeats: int) -> list[Row]:
@@ -101,14 +88,10 @@ def in_other_process(
 def training(repeats: int) -> tuple[float, float]:
     """The peak of training in gigabytes, and the seconds of a step."""
     data, features = build(SPORTS)
-    step, seconds = crane_step(make_crane(data), data), []
+    step = crane_step(make_crane(data), data)
     reset_peak()
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    peak = (memory('VmHWM') - features) / GIGABYTE
-    return peak, statistics.median(seconds[1:])
+    seconds = medians({'step': step}, repeats)['step']
+    return (memory('VmHWM') - features) / GIGABYTE, seconds
 
 
 def ranking() -> Row:

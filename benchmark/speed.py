@@ -51,10 +51,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
 
-    data = fake_graph(*SPORTS)
-    set_features(data, {'image': 64, 'text': 32})
-    data = T.BuildDualGraph()(data)
-    set_features(data, SIZES)
+    data, _ = build(SPORTS)
     rows = [
         *steps(data, args.repeats),
         *parts(data, args.repeats),
@@ -65,6 +62,14 @@ def main() -> None:
     title = 'Speed on fake data of the size of Amazon Sports'
     save(args, 'speed', title, rows)
     (args.results / 'profile.txt').write_text(operators(data))
+
+
+def build(size: tuple[int, int, int]) -> tuple[HeteroData, int]:
+    """Graphs of narrow features, and wide ones, and the bytes of these."""
+    data = fake_graph(*size)
+    set_features(data, {'image': 64, 'text': 32})
+    data = T.BuildDualGraph()(data)
+    return data, set_features(data, SIZES)
 
 
 def operators(data: HeteroData) -> str:

@@ -73,9 +73,9 @@ def summary(records: list[dict]) -> str:
     """One table of what was trained on all real data sets."""
     groups = group(records)
     groups.pop('fake', None)
+    titles = {name: TITLES[name].split(' (')[0] for name in groups}
     header, first = ['test pairs'], next(iter(groups.values()))
-    for name in groups:
-        title = TITLES[name].split(' (')[0]
+    for title in titles.values():
         header += [f'{title}, recall@20', 'ndcg@20']
     rows = [' | '.join(header), ' | '.join(['---'] * len(header))]
     for name in sorted(first, key=lambda name: score(first[name], 'recall@20')):
@@ -89,7 +89,7 @@ def summary(records: list[dict]) -> str:
             rows.append(' | '.join([name, *cells]))
     parts = ['\n'.join(f'| {row} |' for row in rows)]
     for name, models in groups.items():
-        parts.append(f'{TITLES[name].split(" (")[0]}: {versus(models)}')
+        parts.append(f'{titles[name]}: {versus(models)}')
     return '\n\n'.join(parts)
 
 

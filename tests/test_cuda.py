@@ -82,7 +82,31 @@ def losses(data):
     return [InfoNCELoss()(x, y, index), SampledSoftmaxLoss()(x, y, z)]
 
 
-FUNCTIONS = [build, reduce, profiles, attach, drop, losses]
+def explain(data):
+    device = data['item'].x_image.device
+    model = get_model().to(device).eval()
+    items = torch.tensor([0, 7], device=device)
+    score, parts, history, carriers = explain_scores(model, data, 2, items)
+    return [score, *parts.values(), history, *carriers.values()]
+
+
+def pair_scores(data):
+    device = data['item'].x_image.device
+    scores = PairScores(get_model().to(device), data)
+    pairs = torch.tensor([[0, 1], [2, 3]], device=device)
+    return [scores(*scores.inputs(), edge_label_index=pairs)]
+
+
+FUNCTIONS = [
+    build,
+    reduce,
+    profiles,
+    attach,
+    drop,
+    losses,
+    explain,
+    pair_scores,
+]
 
 
 @onlyCUDA
@@ -123,33 +147,6 @@ def model_of(data, options):
     found = model.recommend(data, users, k=5)
     assert found.equal(top[users])
     return [loss.detach(), *grads, *out[:2], metrics, top]
-
-
-@onlyCUDA
-def test_explanations():
-    data = get_data()
-    assert_equal(explain(data), explain(data.to('cuda')))
-
-
-def explain(data):
-    device = data['item'].x_image.device
-    model = get_model().to(device).eval()
-    items = torch.tensor([0, 7], device=device)
-    score, parts, history, carriers = explain_scores(model, data, 2, items)
-    return [score, *parts.values(), history, *carriers.values()]
-
-
-@onlyCUDA
-def test_pair_scores():
-    data = get_data()
-    assert_equal(pair_scores(data), pair_scores(data.to('cuda')))
-
-
-def pair_scores(data):
-    device = data['item'].x_image.device
-    scores = PairScores(get_model().to(device), data)
-    pairs = torch.tensor([[0, 1], [2, 3]], device=device)
-    return [scores(*scores.inputs(), edge_label_index=pairs)]
 
 
 @onlyCUDA
