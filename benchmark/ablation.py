@@ -13,6 +13,7 @@ from statistics import mean
 
 import accuracy
 import matplotlib.pyplot as plt
+from accuracy import slug
 from matplotlib.axes import Axes
 
 RESULTS = Path(__file__).parent / 'results' / 'ablation'
@@ -117,12 +118,6 @@ def run(args: argparse.Namespace) -> None:
         for label, overrides in variants.items():
             args.set = [f'{k}={json.dumps(v)}' for k, v in overrides.items()]
             accuracy.complete(args, 'crane', slug(label), lambda: data, seed)
-
-
-def slug(label: str) -> str:
-    """A label as part of a file name."""
-    words = ''.join(c if c.isalnum() or c == '.' else ' ' for c in label)
-    return '-'.join(words.lower().split())
 
 
 def draw(folder: Path, reference: Path) -> None:

@@ -242,6 +242,12 @@ def stem(dataset: str, name: str, seed: int | None) -> str:
     return f'{dataset}-{name}' + ('' if seed is None else f'-{seed}')
 
 
+def slug(label: str) -> str:
+    """A label as part of a file name."""
+    words = ''.join(c if c.isalnum() or c == '.' else ' ' for c in label)
+    return '-'.join(words.lower().split())
+
+
 def save(
     args: argparse.Namespace,
     name: str,

@@ -19,6 +19,7 @@ from statistics import mean
 import accuracy
 import torch
 from matplotlib.figure import Figure
+from provenance import describe
 from readme import replace_between
 from torch_geometric.data import HeteroData
 
@@ -127,7 +128,6 @@ def table(dataset: str, recalls: Recalls, runs: list[dict]) -> str:
     """A line for each model, a column for each share."""
     shares = sorted({share for values in recalls.values() for share in values})
     seeds = ', '.join(map(str, sorted({run['seed'] for run in runs})))
-    revisions = ', '.join(sorted({run['revision'] for run in runs}))
     lines = [
         f'**{dataset}**, Recall@20 by the share of stripped items, '
         f'seed {seeds}',
@@ -141,11 +141,7 @@ def table(dataset: str, recalls: Recalls, runs: list[dict]) -> str:
             for share in shares
         ]
         lines.append(f'| {name} | {" | ".join(cells)} |')
-    torch_version = runs[0]['versions']['torch']
-    device = runs[0].get('device', 'cpu')
-    note = f'revision {revisions}; {runs[0]["date"]}; {device}; '
-    note += f'torch {torch_version}'
-    return '\n'.join([*lines, '', f'<sub>{note}</sub>'])
+    return '\n'.join([*lines, '', describe(runs)])
 
 
 def draw(path: Path, dataset: str, recalls: Recalls) -> None:

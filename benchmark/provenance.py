@@ -32,6 +32,21 @@ def provenance(device: str = 'cpu') -> dict[str, object]:
     }
 
 
+def describe(runs: list[dict]) -> str:
+    """What a table says about where its results come from."""
+    facts = {
+        'revision': {run['revision'] for run in runs},
+        'date': {run['date'] for run in runs},
+        'device': {run.get('device', 'cpu') for run in runs},
+        **{
+            name: {run['versions'][name] for run in runs}
+            for name in ('torch', 'torch_geometric', 'numpy')
+        },
+    }
+    parts = [f'{key} {", ".join(sorted(v))}' for key, v in facts.items()]
+    return f'<sub>{"; ".join(parts)}</sub>'
+
+
 def name_of(device: str) -> str:
     """The name of a GPU, or the device itself."""
     if torch.device(device).type == 'cuda':

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import numpy
+from provenance import describe
 from readme import replace_between
 from scipy.stats import ttest_rel
 
@@ -111,7 +112,8 @@ def table(title: str, models: dict[str, list[dict]]) -> str:
             seconds = f'{mean(run["seconds"] for run in runs):.0f}'
         lines.append(' | '.join([name, seeds, *cells, epochs, seconds]))
     body = '\n'.join(f'| {line} |' for line in lines)
-    parts = [f'**{title}**', body, versus(models), provenance(models)]
+    parts = [f'**{title}**', body, versus(models)]
+    parts.append(describe([run for runs in models.values() for run in runs]))
     return '\n\n'.join(filter(None, parts))
 
 
@@ -154,22 +156,6 @@ def cell(values: list[float]) -> str:
     """The mean, and the standard deviation where there is one."""
     spread = f' ± {stdev(values):.4f}' if len(values) > 1 else ''
     return f'{mean(values):.4f}{spread}'
-
-
-def provenance(models: dict[str, list[dict]]) -> str:
-    """Where the numbers of a table come from."""
-    runs = [run for group in models.values() for run in group]
-    facts = {
-        'revision': {run['revision'] for run in runs},
-        'date': {run['date'] for run in runs},
-        'device': {run.get('device', 'cpu') for run in runs},
-        **{
-            name: {run['versions'][name] for run in runs}
-            for name in ('torch', 'torch_geometric', 'numpy')
-        },
-    }
-    parts = [f'{key} {", ".join(sorted(v))}' for key, v in facts.items()]
-    return f'<sub>{"; ".join(parts)}</sub>'
 
 
 if __name__ == '__main__':

@@ -49,7 +49,7 @@ def record(model, share, recall, seed=0):
         'test': {'recall@20': recall},
         'revision': 'abc',
         'date': '2026-01-01',
-        'versions': {'torch': '2.0'},
+        'versions': dict.fromkeys(('torch', 'torch_geometric', 'numpy'), '2'),
     }
 
 

@@ -1,0 +1,158 @@
+r"""Gives every model the same number of runs to choose its settings from.
+
+python benchmark/tune.py --data path/to/folder  # run what is missing, show
+python benchmark/tune.py --write                # show what there is
+
+One run is one setting of a model's grid, with one seed. What does best on the
+validation pairs is trained with all seeds, next to the results of accuracy.py,
+but for CRANE, which keeps its defaults on all data.
+"""
+
+import argparse
+import itertools
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import accuracy
+from provenance import describe
+from readme import replace_between
+from torch_geometric.data import HeteroData
+
+PAGE = Path(__file__).parent.parent / 'docs' / 'results.md'
+RESULTS = accuracy.RESULTS / 'tuning'
+BEGIN, END = '<!-- tuning:begin -->', '<!-- tuning:end -->'
+Grid = dict[str, list[Any]]
+
+FACTORIZATION: Grid = {
+    'lambda_reg': [0.01, 0.03, 0.1, 0.3],
+    'lr': [0.001, 0.003],
+}
+SAME_RECIPE: Grid = {
+    'lambda_reg': [1e-3, 3e-3, 1e-2, 3e-2],
+    'disjoint': [True, False],
+}
+GRIDS: dict[str, Grid] = {
+    'crane': SAME_RECIPE,
+    'mf-bpr': FACTORIZATION,
+    'vbpr': FACTORIZATION,
+    'lightgcn': {
+        'lambda_reg': [1e-5, 1e-4, 1e-3, 1e-2],
+        'num_layers': [2, 3],
+    },
+    'lightgcn-same-recipe': SAME_RECIPE,
+    'freedom': {
+        'lambda_reg': [0.0, 1e-3],
+        'mm_weight': [1e-3, 1e-2],
+        'edge_dropping': [0.8, 0.9],
+    },
+    'freedom-same-recipe': SAME_RECIPE,
+    'freedom-neighborhood': SAME_RECIPE,
+    'mgcn': {
+        'lambda_reg': [1e-4, 1e-3],
+        'contrast_weight': [3e-3, 1e-2],
+        'num_layers': [1, 2],
+    },
+    'mgcn-same-recipe': SAME_RECIPE,
+}
+
+
+def main() -> None:
+    """Runs all settings without a result, trains the best, shows all."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--data', help='a folder in the MMRec layout')
+    parser.add_argument('--models', nargs='+', default=list(GRIDS))
+    parser.add_argument('--seeds', nargs='*', type=int, default=[0, 1, 2])
+    parser.add_argument('--epochs', type=int, default=200)
+    parser.add_argument('--patience', type=int, default=10)
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--results', type=Path, default=RESULTS)
+    parser.add_argument('--best', type=Path, default=accuracy.RESULTS)
+    parser.add_argument('--write', action='store_true')
+    args = parser.parse_args()
+    if args.data is not None:
+        run(args)
+    show(args.results, args.write)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Tunes one model after the other, and trains each as tuned."""
+    vars(args).update(demo=False, batch_size=8192, lr=0.003)
+    data = accuracy.load_data(args)
+    for name in args.models:
+        for setting in settings(GRIDS[name]):
+            args.set = assignments(setting)
+            label = accuracy.slug(' '.join([name, *args.set]))
+            accuracy.complete(
+                args, name, label, lambda: data, seed=0, tuned=name
+            )
+        if name != 'crane':
+            train_best(args, name, data)
+
+
+def settings(grid: Grid) -> list[dict[str, Any]]:
+    """All combinations of the values of a grid."""
+    return [
+        dict(zip(grid, values, strict=True))
+        for values in itertools.product(*grid.values())
+    ]
+
+
+def assignments(setting: dict[str, Any]) -> list[str]:
+    """A setting, as the option `--set` of accuracy.py takes it."""
+    return [f'{name}={json.dumps(value)}' for name, value in setting.items()]
+
+
+def train_best(args: argparse.Namespace, name: str, data: HeteroData) -> None:
+    """Trains what did best with all seeds."""
+    runs = tuned(args.results)[accuracy.dataset_name(args), name]
+    args = argparse.Namespace(**{**vars(args), 'results': args.best})
+    args.set = assignments(best(runs)['overrides'])
+    for seed in args.seeds:
+        result = accuracy.fit(name, data, seed, args)
+        accuracy.save(args, name, seed, result)
+
+
+def tuned(folder: Path) -> dict[tuple[str, str], list[dict]]:
+    """The runs of each data set and model."""
+    out = defaultdict(list)
+    for path in sorted(folder.glob('*.json')):
+        record = json.loads(path.read_text())
+        out[record['dataset'], record['tuned']].append(record)
+    return out
+
+
+def best(runs: list[dict]) -> dict:
+    """The run that did best on the validation pairs."""
+    return max(runs, key=score)
+
+
+def score(record: dict) -> float:
+    """What settings are chosen by."""
+    return record['valid']['recall@20']
+
+
+def show(folder: Path, write: bool) -> None:
+    """Prints what each model had to choose from, and what it took."""
+    groups = tuned(folder)
+    lines = [
+        '| data | model | runs | Recall@20, worst and best | best setting |',
+        '| --- | --- | --- | --- | --- |',
+    ]
+    for (dataset, name), runs in groups.items():
+        low, top = min(map(score, runs)), best(runs)
+        setting = ', '.join(assignments(top['overrides']))
+        cells = [dataset, name, str(len(runs)), f'{low:.4f}, {score(top):.4f}']
+        lines.append(f'| {" | ".join([*cells, setting])} |')
+    runs = [run for group in groups.values() for run in group]
+    print(text := '\n'.join([*lines, '', describe(runs)]))
+    if write:
+        replace_between(PAGE, BEGIN, END, text)
+
+
+if __name__ == '__main__':
+    main()

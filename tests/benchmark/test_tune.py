@@ -1,0 +1,91 @@
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import crane_pyg.transforms as T
+from crane_pyg.datasets import FakeMultimodalDataset
+
+BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(BENCHMARK))
+    tune = importlib.import_module('tune')
+    models = importlib.import_module('models')
+
+
+@pytest.fixture(scope='module')
+def data():
+    return T.BuildDualGraph()(FakeMultimodalDataset(20, 15)[0])
+
+
+def test_budgets_are_equal():
+    assert tune.GRIDS.keys() == models.MODELS.keys()
+    budgets = {len(tune.settings(grid)) for grid in tune.GRIDS.values()}
+    assert budgets == {8}
+
+
+@pytest.mark.parametrize('name', tune.GRIDS)
+def test_grids_are_arguments_of_models(data, name):
+    for setting in tune.settings(tune.GRIDS[name]):
+        recipe = vars(models.MODELS[name](data, **setting).recipe)
+        assert recipe == recipe | {
+            key: value for key, value in setting.items() if key in recipe
+        }
+
+
+def test_tunes_and_trains_the_best(tmp_path, monkeypatch, capsys):
+    fits = []
+
+    def fit(name, data, seed, args):
+        overrides = tune.accuracy.overrides(args)
+        fits.append((name, seed, *overrides.values()))
+        # Chosen on the validation pairs, against the test pairs:
+        recall = 1 - abs(overrides['lambda_reg'] - 2) / 10
+        return {
+            'valid': {'recall@20': recall},
+            'test': {'recall@20': 1 - recall},
+            'overrides': overrides,
+            'recall': torch.ones(2),
+            'ndcg': torch.ones(2),
+        }
+
+    grid = {'lambda_reg': [1, 2, 3]}
+    monkeypatch.setattr(tune, 'GRIDS', {'crane': grid, 'mf-bpr': grid})
+    monkeypatch.setattr(tune.accuracy, 'load_data', lambda args: None)
+    monkeypatch.setattr(tune.accuracy, 'fit', fit)
+    page = tmp_path / 'page.md'
+    page.write_text(f'a\n{tune.BEGIN}\nold\n{tune.END}\nb')
+    monkeypatch.setattr(tune, 'PAGE', page)
+    folder = tmp_path / 'tuning'
+    args = ['tune.py', '--data', 'a/shop', '--models', 'crane', 'mf-bpr']
+    args += ['--seeds', '0', '1', '--write']
+    args += ['--results', str(folder), '--best', str(tmp_path / 'best')]
+    monkeypatch.setattr(sys, 'argv', args)
+
+    tune.main()
+    assert fits == [
+        *(('crane', 0, n) for n in (1, 2, 3)),
+        *(('mf-bpr', 0, n) for n in (1, 2, 3)),
+        *(('mf-bpr', seed, 2) for seed in (0, 1)),
+    ]
+    names = {path.name for path in (tmp_path / 'best').glob('*.json')}
+    assert names == {'shop-mf-bpr-0.json', 'shop-mf-bpr-1.json'}
+    record = json.loads(
+        (folder / 'shop-mf-bpr-lambda-reg-3-0.json').read_text()
+    )
+    assert (record['tuned'], record['overrides']) == (
+        'mf-bpr',
+        {'lambda_reg': 3},
+    )
+    text = capsys.readouterr().out.strip()
+    row = '| shop | mf-bpr | 3 | 0.9000, 1.0000 | lambda_reg=2 |'
+    assert row in text
+    assert text in page.read_text()
+    assert 'old' not in page.read_text()
+
+    fits.clear()
+    tune.main()  # Only the best are trained again.
+    assert fits == [('mf-bpr', 0, 2), ('mf-bpr', 1, 2)]
