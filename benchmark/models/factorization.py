@@ -2,11 +2,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter, ParameterList
+from torch.nn import Parameter
 from torch_geometric.data import HeteroData
 
 from .base import CHANNELS, Peer
-from .features import Projection, get_features
+from .features import Projection
 
 
 class MF(Peer):
@@ -30,18 +30,17 @@ class MF(Peer):
 
 class VBPR(Peer):
     r"""The recommender from the `"VBPR: Visual Bayesian Personalized Ranking
-    from Implicit Feedback" <https://arxiv.org/abs/1510.01784>`_ paper, where
-    every modality :math:`m` has what the paper has for images.
+    from Implicit Feedback" <https://arxiv.org/abs/1510.01784>`_ paper, with
+    the features of all modalities :math:`m` next to each other in place of
+    those of images.
 
     .. math::
         s_{ui} = \mathbf{p}_u^{\top} \mathbf{q}_i + b_i + \sum_m \left(
-        \mathbf{t}_{u,m}^{\top} \mathbf{E}_m \mathbf{f}_{i,m} +
+        \mathbf{t}_u^{\top} \mathbf{E}_m \mathbf{f}_{i,m} +
         \boldsymbol{\beta}_m^{\top} \mathbf{f}_{i,m} \right)
 
-    A user has a taste :math:`\mathbf{t}_{u,m}` for each modality. One
-    projection of the concatenated features, which others use, is the case of
-    equal tastes. Features :math:`\mathbf{f}_{i,m}` are scaled to a mean square
-    of one: tastes for shorter ones are learned too slowly.
+    Features :math:`\mathbf{f}_{i,m}` are scaled to a mean square of one:
+    tastes for shorter ones are learned too slowly.
     """
 
     recipe = MF.recipe
@@ -49,9 +48,7 @@ class VBPR(Peer):
     def __init__(self, data: HeteroData, **recipe: float | None) -> None:
         super().__init__(data, **recipe)
         num_users, num_items = self.size
-        self.taste = ParameterList(
-            torch.empty(num_users, CHANNELS) for _ in get_features(data)
-        )
+        self.taste = Parameter(torch.empty(num_users, CHANNELS))
         self.bias = Parameter(torch.empty(num_items))
         # The last channel is the bias of the features:
         self.project = Projection(data, CHANNELS + 1, bias=False, scale=True)
@@ -65,9 +62,8 @@ class VBPR(Peer):
 
     def embed(self, data: HeteroData) -> tuple[Tensor, Tensor]:
         r"""Embeds all users and items, with all biases in the last channel."""
-        features = self.project()
-        bias = self.bias + sum(x[:, -1] for x in features)
+        seen, bias = sum(self.project()).split([CHANNELS, 1], dim=1)
         one = self.user_id.new_ones(self.size[0], 1)
-        user = [self.user_id, *self.taste, one]
-        item = [self.item_id, *(x[:, :-1] for x in features), bias[:, None]]
+        user = [self.user_id, self.taste, one]
+        item = [self.item_id, seen, bias + self.bias.unsqueeze(1)]
         return torch.cat(user, dim=1), torch.cat(item, dim=1)

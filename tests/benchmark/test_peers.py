@@ -198,7 +198,7 @@ def test_vbpr_score():
     for m, (_, x, mask) in enumerate(get_features(data)):
         x = x / x[mask].square().mean().sqrt()
         *weight, beta = model.project.linear[m].weight
-        expected = expected + model.taste[m] @ torch.stack(weight) @ x.t()
+        expected = expected + model.taste @ torch.stack(weight) @ x.t()
         expected = expected + x @ beta
     check([user @ item.t()], [expected])
 
