@@ -208,7 +208,8 @@ def per_user(
     top = top_k(user_emb, item_emb, k, users, **ranking)
     pair = row * item_emb.size(0) + held_out[1]
     first = torch.arange(users.numel(), device=top.device) * item_emb.size(0)
-    hit = torch.isin(first.unsqueeze(1) + top, pair).float()
+    hit = torch.isin(first.unsqueeze(1) + top, pair) & (top >= 0)
+    hit = hit.float()
     count = row.bincount()
     gain = torch.arange(2, k + 2, device=top.device).log2().reciprocal()
     ideal = gain.cumsum(0)[count.clamp(max=k) - 1]

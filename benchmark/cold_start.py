@@ -150,15 +150,15 @@ def rank_all(
     model: CRANE,
     data: HeteroData,
     pairs: Tensor,
-    exclude: Tensor | None = None,
+    candidates: Tensor | None = None,
 ) -> dict[str, float]:
-    """Ranks all items but those of training, and those excluded."""
+    """Ranks all items, or the candidates, but those of training."""
     out = model.eval()(data)
     seen = data[RATES].edge_index.as_tensor()
-    if exclude is not None:
-        seen = torch.cat([seen, exclude], dim=1)
-    neighbors = model.neighborhood(data, out)
-    return evaluate(out.user, out.item, pairs, seen, neighbors=neighbors)
+    near = model.neighborhood(data, out)
+    return evaluate(
+        *out[:2], pairs, seen, neighbors=near, candidates=candidates
+    )
 
 
 def rank_warm(
@@ -166,14 +166,11 @@ def rank_warm(
 ) -> dict[str, dict[str, float]]:
     """The warm items, before and after the cold ones are attached."""
     pairs = warm[RATES].test_edge_label_index
-    user = pairs[0].unique()
-    num_warm, num_items = warm['item'].num_nodes, whole['item'].num_nodes
-    cold = torch.arange(num_warm, num_items)
-    cold = torch.cartesian_prod(user, cold).t()
+    items = torch.arange(warm['item'].num_nodes)
     extended = model.extend(whole)
     return {
         'before': rank_all(model, warm, pairs),
-        'after': rank_all(extended, whole, pairs, exclude=cold),
+        'after': rank_all(extended, whole, pairs, items),
         'after, among all items': rank_all(extended, whole, pairs),
     }
 

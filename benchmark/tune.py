@@ -108,13 +108,19 @@ def assignments(setting: dict[str, Any]) -> list[str]:
 
 
 def train_best(args: argparse.Namespace, name: str, data: HeteroData) -> None:
-    """Trains what did best with all seeds."""
+    """Trains what did best with all seeds, unless that is what is kept."""
     runs = tuned(args.results)[accuracy.dataset_name(args), name]
     args = argparse.Namespace(**{**vars(args), 'results': args.best})
     args.set = assignments(best(runs)['overrides'])
     for seed in args.seeds:
-        result = accuracy.fit(name, data, seed, args)
-        accuracy.save(args, name, seed, result)
+        stem = accuracy.stem(accuracy.dataset_name(args), name, seed)
+        path = args.results / f'{stem}.json'
+        if not path.exists() or (
+            json.loads(path.read_text())['overrides']
+            != accuracy.overrides(args)
+        ):
+            result = accuracy.fit(name, data, seed, args)
+            accuracy.save(args, name, seed, result)
 
 
 def tuned(folder: Path) -> dict[tuple[str, str], list[dict]]:

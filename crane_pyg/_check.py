@@ -1,9 +1,10 @@
+import math
 from collections.abc import Sequence
 
 
-def check_least(least: int, **values: int) -> None:
+def check_least(least: int, **values: float) -> None:
     for name, value in values.items():
-        if value < least:
+        if not value >= least:  # Which NaN is not.
             raise ValueError(
                 f"'{name}' needs to be at least {least} (got {value})"
             )
@@ -19,3 +20,15 @@ def check_option(name: str, value: object, options: Sequence[object]) -> None:
 def check_fraction(name: str, value: float) -> None:
     if not 0 <= value < 1:
         raise ValueError(f"'{name}' needs to be in [0, 1) (got {value})")
+
+
+def check_finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"'{name}' needs to be finite (got {value})")
+
+
+def check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(
+            f"'temperature' needs to be positive (got {temperature})"
+        )

@@ -11,6 +11,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     the end, such that no process ever sees a half-written file.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder '{path.parent}'")
     temp = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
     try:
         yield temp

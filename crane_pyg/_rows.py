@@ -1,8 +1,16 @@
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.index import index2ptr
 from torch_geometric.utils import cumsum
+
+
+def as_plain(edge_index: Tensor) -> Tensor:
+    if isinstance(edge_index, EdgeIndex):
+        return edge_index.as_tensor()
+    return edge_index
 
 
 class CompressedRows:
@@ -16,8 +24,8 @@ class CompressedRows:
         name: str,
         value: Tensor | None = None,
     ) -> None:
-        if isinstance(edge_index, EdgeIndex):
-            edge_index = edge_index.as_tensor()
+        edge_index = as_plain(edge_index)
+        check_pairs(name, edge_index)
         check_index(f'{name}[0]', edge_index[0], num_src)
         check_index(f'{name}[1]', edge_index[1], num_dst)
         src, perm = edge_index[0].sort(stable=True)
@@ -36,6 +44,44 @@ class CompressedRows:
         index += torch.arange(row.size(0), device=src.device)
         dst, value = (x.index_select(0, index) for x in (self.dst, self.value))
         return row, dst, value
+
+
+def as_index(
+    name: str,
+    index: Tensor | Sequence[int],
+    size: int,
+    device: torch.device,
+) -> Tensor:
+    r"""Returns checked indices as a tensor of one dimension."""
+    index = torch.as_tensor(index, device=device)
+    if index.dim() > 1:
+        raise ValueError(
+            f"'{name}' needs to have one dimension "
+            f'(got shape {list(index.shape)})'
+        )
+    index = index.view(-1)
+    if index.numel() == 0:
+        return index.long()
+    if index.dtype == torch.bool or index.is_floating_point():
+        raise ValueError(f"'{name}' needs to hold integers (got {index.dtype})")
+    check_index(name, index, size)
+    return index.long()
+
+
+def check_pairs(name: str, edge_index: Tensor) -> None:
+    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(
+            f"'{name}' needs to be of shape [2, num_edges] "
+            f'(got {list(edge_index.shape)})'
+        )
+
+
+def check_candidates(name: str, index: Tensor, candidates: Tensor) -> None:
+    other = index[~torch.isin(index, candidates)]
+    if other.numel() > 0:
+        raise ValueError(
+            f"'{name}' needs to hold 'candidates' only (got {int(other[0])})"
+        )
 
 
 def check_index(name: str, index: Tensor, size: int) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from crane_pyg._files import replacing
 
@@ -23,6 +24,11 @@ def save_checkpoint(
             of the global random number generators are added.
         meta (dict): Plain values that tell what the state is of, *e.g.*, the
             data set and the model size.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If there is anything else in it than tensors and plain
+            values. An earlier checkpoint stays.
     """
     state = {
         **state,
@@ -31,6 +37,12 @@ def save_checkpoint(
     }
     with replacing(path) as temp:
         torch.save({'meta': meta, 'state': state}, temp)
+        unsafe = get_unsafe_globals_in_checkpoint(temp)
+        if len(unsafe) > 0:  # It could not be loaded.
+            raise ValueError(
+                f"'state' and 'meta' need to hold tensors and plain values "
+                f'(got {unsafe[0]})'
+            )
 
 
 def load_checkpoint(
@@ -61,7 +73,7 @@ def load_checkpoint(
         raise
     except Exception as e:  # Damage can surface anywhere in the unpickler.
         raise ValueError(
-            f"'{path}' is no checkpoint (got {type(e).__name__})"
+            f"'{path}' is no checkpoint (got {type(e).__name__}: {e})"
         ) from e
     for key in {**meta, **found}:
         if found.get(key) != meta.get(key):

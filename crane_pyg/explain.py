@@ -1,16 +1,23 @@
 r"""Why this item: the parts of a score, and the items that carry it."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 
-from crane_pyg._rows import CompressedRows, check_index
+from crane_pyg._rows import (
+    CompressedRows,
+    as_index,
+    as_plain,
+    check_candidates,
+    check_index,
+)
 from crane_pyg.neighborhood import Neighborhood
+from crane_pyg.nn._mode import evaluation
 from crane_pyg.nn.crane import CRANE, CRANEOutput
 
 __all__ = ['ScoreParts', 'explain_scores']
@@ -42,8 +49,8 @@ def explain_scores(
     model: CRANE,
     data: HeteroData,
     user_index: int,
-    item_index: Tensor,
-    candidates: Tensor | None = None,
+    item_index: Tensor | Sequence[int],
+    candidates: Tensor | Sequence[int] | None = None,
     neighbors: Neighborhood | None = None,
 ) -> ScoreParts:
     r"""Splits the scores of some items for a user into summands, and names
@@ -103,47 +110,44 @@ def explain_scores(
             among the candidates.
     """
     check_index('user_index', torch.tensor(user_index), model.num_users)
-    check_index('item_index', item_index, model.num_items)
+    device = next(model.parameters()).device
+    items = as_index('item_index', item_index, model.num_items, device)
     if candidates is not None:
-        _check_candidates(item_index, candidates)
+        index = as_index('candidates', candidates, model.num_items, device)
+        check_candidates('item_index', items, index)
 
-    training = model.training
-    model.eval()
-    try:
-        out, gradient = _gradients(model, data, user_index, item_index)
+    with evaluation(model):
+        out, gradient = _gradients(model, data, user_index, items)
         without = copy.copy(model)
         without.num_item_layers = 0
         with torch.no_grad():
-            mean = without(data).item[item_index]
-    finally:
-        model.train(training)
+            mean = without(data).item[items]
 
-    item_index = item_index.to(out.item.device)
-    user, message = out.user[user_index], out.item[item_index] - mean
+    user, message = out.user[user_index], out.item[items] - mean
     parts = _stream_parts(model, user * mean)
     parts['item_graph'] = message @ user
 
-    row, item = _coo(data[model.edge_type].edge_index)
+    row, item = as_plain(data[model.edge_type].edge_index)
     history, position = item[row == user_index].unique(return_inverse=True)
     carriers = {'embeddings': gradient[:, history]}
     score = out.user[user_index, None] @ out.item.t()
     if neighbors is None:
         neighbors = model.neighborhood(data, out)
     if neighbors is not None:
-        users = item_index.new_tensor([user_index])
+        users = items.new_tensor([user_index])
         score = neighbors.add_to(score, users)
         for relation, graph in zip(
             model.neighbor_weights, neighbors.graphs, strict=True
         ):
             name = f'neighbors_{relation}'
-            carried = _carried(graph, history[position], item_index)
-            size = (item_index.numel(), history.numel())
+            carried = _carried(graph, history[position], items)
+            size = (items.numel(), history.numel())
             carriers[name] = carried.new_zeros(size).index_add_(
                 1, position, carried
             )
             key = 'item_graph' if relation == model.item_edge else name
             parts[key] = parts.get(key, 0.0) + carriers[name].sum(dim=1)
-    return ScoreParts(score[0, item_index], parts, history, carriers)
+    return ScoreParts(score[0, items], parts, history, carriers)
 
 
 def _gradients(
@@ -166,7 +170,7 @@ def _gradients(
         (x, _), edge_index, *weight = args
         if edge_index is not to_item and edge_index is not to_user:
             return None
-        src, dst = _coo(edge_index)
+        src, dst = as_plain(edge_index)
         keep = (src if edge_index is to_item else dst) == user
         src, dst = src[keep], dst[keep]
         value = more[dst if edge_index is to_item else src]
@@ -207,18 +211,3 @@ def _carried(graph: CompressedRows, history: Tensor, items: Tensor) -> Tensor:
     hit = (items.unsqueeze(1) == neighbor) * weight
     out = hit.new_zeros(items.numel(), history.numel())
     return out.index_add_(1, index, hit)
-
-
-def _coo(edge_index: Tensor) -> Tensor:
-    if isinstance(edge_index, EdgeIndex):
-        return edge_index.as_tensor()
-    return edge_index
-
-
-def _check_candidates(items: Tensor, candidates: Tensor) -> None:
-    other = items[~torch.isin(items, candidates.to(items.device))]
-    if other.numel() > 0:
-        raise ValueError(
-            f"'item_index' needs to hold 'candidates' only "
-            f'(got {int(other[0])})'
-        )

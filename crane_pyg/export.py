@@ -1,6 +1,6 @@
 r"""Top-:math:`k` lists of all users, written to a file block by block."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,7 @@ from torch import Tensor
 from crane_pyg._files import replacing
 from crane_pyg._optional import require
 from crane_pyg.neighborhood import Neighborhood
-from crane_pyg.ranking import check_k, exclusion, mask_top_k, score_blocks
+from crane_pyg.ranking import Barred, check_k, mask_top_k, score_blocks
 
 __all__ = ['save_top_k']
 
@@ -28,6 +28,7 @@ def save_top_k(
     exclude: Tensor | None = None,
     block_size: int = 1024,
     neighbors: Neighborhood | None = None,
+    candidates: Tensor | Sequence[int] | None = None,
 ) -> None:
     r"""Writes the :math:`k` items of highest score for every user, as
     :func:`~crane_pyg.ranking.top_k` returns them, to a file.
@@ -52,29 +53,31 @@ def save_top_k(
         neighbors (Neighborhood, optional): Adds to the inner products, see
             :class:`~crane_pyg.neighborhood.Neighborhood`.
             (default: :obj:`None`)
+        candidates (torch.Tensor, optional): If given, the only items that may
+            be written :math:`(C)`. (default: :obj:`None`)
 
     Raises:
         ImportError: If :obj:`pyarrow`, which Parquet needs, is not installed.
         ValueError: If the name has another end, if :math:`k` or
-            :obj:`block_size` is out of its range, or if an index is beyond
-            the embeddings.
+            :obj:`block_size` is out of its range, if an index is beyond the
+            embeddings, or if these are not those of :obj:`neighbors`.
     """
     path = Path(path)
     if path.suffix not in WRITERS:
         raise ValueError(
             f"'path' needs to end in one of {list(WRITERS)} (got '{path}')"
         )
-    num_users, num_items = user_emb.size(0), item_emb.size(0)
-    check_k(k, num_items)
-    users = torch.arange(num_users, device=user_emb.device)
-    rows = exclusion(exclude, (num_users, num_items), user_emb.device)
+    size, device = (user_emb.size(0), item_emb.size(0)), user_emb.device
+    check_k(k, size[1])
+    users = torch.arange(size[0], device=device)
+    barred = Barred(exclude, candidates, size, device)
     blocks = score_blocks(user_emb, item_emb, users, block_size, neighbors)
     with (
         replacing(path) as temp,
-        WRITERS[path.suffix](temp, (num_users, k)) as write,
+        WRITERS[path.suffix](temp, (size[0], k)) as write,
     ):
         for users, score in blocks:
-            index = mask_top_k(users, score, k, rows)
+            index = mask_top_k(users, score, k, barred)
             value = score.gather(1, index.clamp(min=0))
             write(users.cpu(), index.cpu(), value.float().cpu())
 

@@ -44,7 +44,7 @@ class Neighborhood:
         graphs: Sequence[tuple[Tensor, Tensor, float]],
         size: tuple[int, int],
     ) -> None:
-        num_users, num_items = size
+        self.size = num_users, num_items = size
         self.history = CompressedRows(history, num_users, num_items, 'history')
         self.graphs = [
             CompressedRows(

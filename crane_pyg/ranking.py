@@ -11,7 +11,13 @@ from torch_geometric.metrics import (
 )
 
 from crane_pyg._groups import Products, group_top_k
-from crane_pyg._rows import CompressedRows, check_index
+from crane_pyg._rows import (
+    CompressedRows,
+    as_index,
+    check_candidates,
+    check_index,
+    check_pairs,
+)
 from crane_pyg.neighborhood import Neighborhood
 
 __all__ = ['evaluate', 'evaluate_scores', 'top_k']
@@ -24,10 +30,11 @@ def top_k(
     user_emb: Tensor,
     item_emb: Tensor,
     k: int,
-    user_index: Tensor | None = None,
+    user_index: Tensor | Sequence[int] | None = None,
     exclude: Tensor | None = None,
     block_size: int = 1024,
     neighbors: Neighborhood | None = None,
+    candidates: Tensor | Sequence[int] | None = None,
 ) -> Tensor:
     r"""Returns the :math:`k` items of highest score for each user: the inner
     product of their embeddings, plus what :obj:`neighbors` adds to it.
@@ -44,8 +51,10 @@ def top_k(
             memory is :obj:`block_size` times :math:`I` scores.
             (default: :obj:`1024`)
         neighbors (Neighborhood, optional): Adds to the inner products, see
-            :class:`~crane_pyg.neighborhood.Neighborhood`.
-            (default: :obj:`None`)
+            :class:`~crane_pyg.neighborhood.Neighborhood`. The embeddings need
+            to be those of all users and items. (default: :obj:`None`)
+        candidates (torch.Tensor, optional): If given, the only items that may
+            be returned :math:`(C)`. (default: :obj:`None`)
 
     Returns:
         torch.Tensor: Item indices :math:`(B, k)` in descending order of
@@ -53,16 +62,17 @@ def top_k(
 
     Raises:
         ValueError: If :math:`k` or :obj:`block_size` is out of its range, or
-            an index is beyond the embeddings.
+            an index is beyond the embeddings, or these are not those of
+            :obj:`neighbors`.
     """
-    num_users, num_items = user_emb.size(0), item_emb.size(0)
-    check_k(k, num_items)
+    size, device = (user_emb.size(0), item_emb.size(0)), user_emb.device
+    check_k(k, size[1])
     if user_index is None:
-        user_index = torch.arange(num_users, device=user_emb.device)
-    check_index('user_index', user_index, num_users)
-    scores = score_blocks(user_emb, item_emb, user_index, block_size, neighbors)
-    rows = exclusion(exclude, (num_users, num_items), user_emb.device)
-    return torch.cat([mask_top_k(*score, k, rows) for score in scores])
+        user_index = torch.arange(size[0], device=device)
+    users = as_index('user_index', user_index, size[0], device)
+    scores = score_blocks(user_emb, item_emb, users, block_size, neighbors)
+    barred = Barred(exclude, candidates, size, device)
+    return torch.cat([mask_top_k(*score, k, barred) for score in scores])
 
 
 def evaluate(
@@ -73,6 +83,7 @@ def evaluate(
     ks: Sequence[int] = (10, 20),
     block_size: int = 1024,
     neighbors: Neighborhood | None = None,
+    candidates: Tensor | Sequence[int] | None = None,
 ) -> dict[str, float]:
     r"""Ranks all items for every user that has a held-out item, see
     :func:`top_k`.
@@ -91,20 +102,25 @@ def evaluate(
         neighbors (Neighborhood, optional): Adds to the inner products, see
             :class:`~crane_pyg.neighborhood.Neighborhood`.
             (default: :obj:`None`)
+        candidates (torch.Tensor, optional): If given, the only items that may
+            be ranked :math:`(C)`. (default: :obj:`None`)
 
     Returns:
         dict[str, float]: :obj:`"recall@k"` and :obj:`"ndcg@k"` for each
         :math:`k`, the mean over all users with held-out items.
 
     Raises:
-        ValueError: If there is no held-out pair, or an argument is out of
-            its range.
+        ValueError: If there is no held-out pair, or one of an item that is no
+            candidate, if an argument is out of its range, or if the embeddings
+            are not those of :obj:`neighbors`.
     """
     scores = score_blocks(
         user_emb, item_emb, edge_label_index[0].unique(), block_size, neighbors
     )
     size = (user_emb.size(0), item_emb.size(0))
-    return evaluate_scores(scores, size, edge_label_index, exclude, ks)
+    return evaluate_scores(
+        scores, size, edge_label_index, exclude, ks, candidates
+    )
 
 
 @torch.no_grad()
@@ -114,6 +130,7 @@ def evaluate_scores(
     edge_label_index: Tensor,
     exclude: Tensor | None = None,
     ks: Sequence[int] = (10, 20),
+    candidates: Tensor | Sequence[int] | None = None,
 ) -> dict[str, float]:
     r"""The same as :meth:`evaluate` for a model that is no inner product.
 
@@ -126,10 +143,15 @@ def evaluate_scores(
             :math:`(2, E)`. (default: :obj:`None`)
         ks (list[int], optional): The lengths of the lists.
             (default: :obj:`(10, 20)`)
+        candidates (torch.Tensor, optional): If given, the only items that may
+            be ranked :math:`(C)`. (default: :obj:`None`)
     """
     num_users, num_items = size
+    if len(ks) == 0:
+        raise ValueError(f"'ks' needs to hold at least one length (got {ks})")
     for k in ks:
         check_k(k, num_items)
+    check_pairs('edge_label_index', edge_label_index)
     if edge_label_index.size(1) == 0:
         raise ValueError(
             "'edge_label_index' needs to hold at least one pair to evaluate "
@@ -139,7 +161,10 @@ def evaluate_scores(
     check_index('edge_label_index[1]', edge_label_index[1], num_items)
 
     device = edge_label_index.device
-    excluded = exclusion(exclude, size, device)
+    barred = Barred(exclude, candidates, size, device)
+    if barred.candidates is not None:
+        items = edge_label_index[1]
+        check_candidates('edge_label_index[1]', items, barred.candidates)
     labels = CompressedRows(edge_label_index, *size, 'edge_label_index')
     metrics = LinkPredMetricCollection(
         {
@@ -152,7 +177,7 @@ def evaluate_scores(
         }
     ).to(device)
     for users, score in scores:
-        top = mask_top_k(users, score, max(ks), excluded)
+        top = mask_top_k(users, score, max(ks), barred)
         # The metrics know no padding; this index is no item's:
         top = top.masked_fill(top < 0, num_items)
         metrics.update(top, torch.stack(labels[users][:2]))
@@ -173,6 +198,12 @@ def score_blocks(
         raise ValueError(
             f"'block_size' needs to be positive (got {block_size})"
         )
+    size = (user_emb.size(0), item_emb.size(0))
+    if neighbors is not None and neighbors.size != size:
+        raise ValueError(
+            f"'user_emb' and 'item_emb' need to hold all {neighbors.size} "
+            f"users and items of 'neighbors' (got {size})"
+        )
     num_rows = min(block_size, user_index.numel())
     products = Products(num_rows, item_emb.size(0), item_emb)
     for users in user_index.split(block_size):
@@ -183,21 +214,40 @@ def score_blocks(
         )
 
 
-def exclusion(
-    edge_index: Tensor | None, size: tuple[int, int], device: torch.device
-) -> CompressedRows:
-    r"""Returns the items of each user that are never to be ranked."""
-    if edge_index is None:
-        edge_index = torch.empty(2, 0, dtype=torch.long, device=device)
-    return CompressedRows(edge_index, *size, 'exclude')
+class Barred:
+    r"""The items that are never to be ranked: those excluded for a user, and
+    those that are no candidates, if candidates are given.
+    """
+
+    def __init__(
+        self,
+        exclude: Tensor | None,
+        candidates: Tensor | Sequence[int] | None,
+        size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        if exclude is None:
+            exclude = torch.empty(2, 0, dtype=torch.long, device=device)
+        self.rows = CompressedRows(exclude, *size, 'exclude')
+        self.candidates, self.others = None, None
+        if candidates is not None:
+            index = as_index('candidates', candidates, size[1], device)
+            self.candidates = index
+            self.others = torch.ones(size[1], dtype=torch.bool, device=device)
+            self.others[index] = False
+
+    def mask_(self, users: Tensor, score: Tensor) -> None:
+        r"""Overwrites the scores :math:`(B, I)` of barred items."""
+        row, col, _ = self.rows[users]
+        score[row, col] = float('-inf')
+        if self.others is not None:  # Scores may be filled up.
+            items = score[:, : self.others.numel()]
+            items.masked_fill_(self.others, float('-inf'))
 
 
-def mask_top_k(
-    users: Tensor, score: Tensor, k: int, exclude: CompressedRows
-) -> Tensor:
-    r"""Returns the best items that are not excluded; overwrites the scores."""
-    row, col, _ = exclude[users]
-    score[row, col] = float('-inf')
+def mask_top_k(users: Tensor, score: Tensor, k: int, barred: Barred) -> Tensor:
+    r"""Returns the best items that are not barred; overwrites the scores."""
+    barred.mask_(users, score)
     value, index = group_top_k(score, k)
     return index.masked_fill(value == float('-inf'), -1)
 

@@ -9,6 +9,7 @@ from torch_geometric.utils import degree
 
 from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.ranking import evaluate
+from crane_pyg.transforms._utils import get_edges
 
 __all__ = ['evaluate_item_graph', 'evaluate_popularity']
 
@@ -63,11 +64,14 @@ def evaluate_item_graph(
             (default: :obj:`"similar_to"`)
         block_size (int, optional): Number of users scored at a time.
             (default: :obj:`1024`)
+
+    Raises:
+        ValueError: If a graph is missing, or an argument is out of its range.
     """
-    user_type, _, item_type = edge_type
-    size = (data[user_type].num_nodes, data[item_type].num_nodes)
-    edge_index = data[edge_type].edge_index
-    graph = data[item_type, item_edge, item_type]
+    store, num_users, num_items = get_edges(data, edge_type)
+    edge_index, item_type = store.edge_index, edge_type[2]
+    size = (num_users, num_items)
+    graph, _, _ = get_edges(data, (item_type, item_edge, item_type))
     neighbors = Neighborhood(
         edge_index, [(graph.edge_index, graph.edge_weight, 1.0)], size
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import structured_negative_sampling
 
-from crane_pyg._rows import block_sizes
+from crane_pyg._rows import block_sizes, check_index, check_pairs
 
 __all__ = ['sample_negatives']
 
@@ -37,17 +37,22 @@ def sample_negatives(
         torch.Tensor: Item indices :math:`(E, S)`.
 
     Raises:
-        ValueError: If :obj:`num_samples` is not positive, or if a user has
-            pairs with all items.
+        ValueError: If :obj:`num_samples` is not positive, if pairs are not of
+            that shape, if there is no such item, or if a user has pairs with
+            all items.
     """
     if num_samples <= 0:
         raise ValueError(
             f"'num_samples' needs to be positive (got {num_samples})"
         )
+    for name, pairs in [('edge_index', edge_index), ('exclude', exclude)]:
+        if pairs is not None:
+            check_pairs(name, pairs)
+            check_index(f'{name}[1]', pairs[1], num_items)
     device, num_edges = edge_index.device, edge_index.size(1)
     if exclude is not None:  # PyG avoids only what it also samples for.
         edge_index = torch.cat([edge_index, exclude], dim=1)
-    edge_index = edge_index.cpu()
+    edge_index = edge_index.cpu().long()
     perm = edge_index[0].argsort(stable=True)
     out = perm.new_empty(num_samples, perm.numel())
     for index in perm.split(block_sizes(edge_index[0, perm], BLOCK_SIZE)):

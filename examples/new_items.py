@@ -57,14 +57,22 @@ data = T.attach_items(data, new)
 model = model.extend(data)
 with torch.no_grad():
     out = model(data)
-old = torch.cartesian_prod(torch.arange(num_users), torch.arange(num_old)).t()
-neighbors = model.neighborhood(data, out)
-metrics = evaluate(out.user, out.item, later, old, neighbors=neighbors)
+metrics = evaluate(
+    out.user,
+    out.item,
+    later,
+    neighbors=model.neighborhood(data, out),
+    candidates=range(num_old, num_items),
+)
 print(f'Extended: {model}')
 print(
     f'Recall@10 of the new items {metrics["recall@10"]:.3f}, where chance has '
     f'{10 / (num_items - num_old):.3f}'
 )
+
+# Among all items, they have to stand up to what is known of the old ones:
+share = (model.recommend(data, k=10) >= num_old).float().mean()
+print(f'Of the top 10 among all items, {share:.1%} are new')
 
 # A new user, from a list of items:
 history = torch.tensor([3, 141, 59])

@@ -1,6 +1,9 @@
+import argparse
 import os
 import pickle
+from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from toys import Trap
@@ -228,3 +231,19 @@ def test_replacing(tmp_path):
         temp2.write_text('fourth')
     assert path.read_text() == 'third'
     assert os.listdir(tmp_path) == ['metrics.json']
+
+
+@pytest.mark.parametrize(
+    ('state', 'meta'),
+    [
+        ({'best': numpy.float64(0.3)}, {}),
+        ({'folder': Path('a')}, {}),
+        ({}, {'args': argparse.Namespace(k=3)}),
+    ],
+)
+def test_checkpoint_of_what_could_not_be_loaded(path, state, meta):
+    save_checkpoint(path, get_state(), META)
+    with pytest.raises(ValueError, match=r"'state' and 'meta' .* \(got "):
+        save_checkpoint(path, state, meta)
+    assert_state(load_checkpoint(path, META))
+    assert os.listdir(path.parent) == [path.name]

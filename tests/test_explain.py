@@ -262,3 +262,11 @@ def test_candidates():
     items = torch.tensor([3, 3, 8])
     out = explain_scores(get_model(), get_data(), 0, items, torch.arange(9))
     assert out.score[0] == out.score[1] != out.score[2]
+
+
+def test_explain_leaves_frozen_modules_alone():
+    data, model = get_data(), get_model()
+    model.rca.eval()
+    explain_scores(model, data, 3, [1, 2])
+    assert model.training
+    assert not model.rca.training

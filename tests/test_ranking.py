@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch_geometric.testing import withCUDA
 
+from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.ranking import evaluate, evaluate_scores, top_k
 
 NUM_USERS, NUM_ITEMS = 13, 23
@@ -287,3 +288,69 @@ def test_ranking_index_out_of_range(embs, row, value):
     if row == 0:
         with pytest.raises(ValueError, match=rf"'user_index'{suffix}"):
             top_k(*embs, 5, user_index=invalid[0])
+
+
+def test_candidates(embs):
+    exclude, candidates = random_pairs(60, seed=1), torch.tensor([4, 11, 20])
+    others = torch.ones(NUM_ITEMS).index_fill(0, candidates, 0).nonzero()[:, 0]
+    barred = torch.cartesian_prod(torch.arange(NUM_USERS), others).t()
+    barred = torch.cat([exclude, barred], dim=1)
+    expected = top_k(*embs, 3, exclude=barred)
+    assert (expected >= 0).any()
+    for items in (candidates, candidates.tolist(), candidates.int()):
+        out = top_k(*embs, 3, exclude=exclude, candidates=items)
+        assert torch.equal(out, expected)
+
+    held_out = random_pairs(40, seed=2)
+    held_out = held_out[:, torch.isin(held_out[1], candidates)]
+    out = evaluate(*embs, held_out, exclude, [2], candidates=candidates)
+    assert out == evaluate(*embs, held_out, barred, [2])
+
+
+def test_candidates_errors(embs):
+    held_out = torch.tensor([[0, 1], [4, 5]])
+    with pytest.raises(ValueError, match=r"'candidates' only \(got 5\)"):
+        evaluate(*embs, held_out, candidates=[4])
+    with pytest.raises(ValueError, match=r"'candidates' .* 22 \(got 23\)"):
+        top_k(*embs, 3, candidates=[23])
+
+
+@pytest.mark.parametrize('index', [[3, 0], (3, 0), torch.tensor([3, 0])])
+def test_top_k_takes_lists_of_users(embs, index):
+    out = top_k(*embs, 4, index)
+    assert torch.equal(out, top_k(*embs, 4)[[3, 0]])
+
+
+@pytest.mark.parametrize(
+    ('index', 'match'),
+    [
+        ([NUM_USERS], r"'user_index' .* 12 \(got 13\)"),
+        ([0.5], r"'user_index' .* integers \(got torch.float32\)"),
+        ([True], r"'user_index' .* integers \(got torch.bool\)"),
+        ([[1]], r"'user_index' .* one dimension \(got shape \[1, 1\]\)"),
+    ],
+)
+def test_top_k_index_errors(embs, index, match):
+    with pytest.raises(ValueError, match=match):
+        top_k(*embs, 4, index)
+
+
+def test_pairs_of_another_shape(embs):
+    pairs = random_pairs(30, seed=1)
+    with pytest.raises(ValueError, match=r"'exclude' .* \(got \[30, 2\]\)"):
+        top_k(*embs, 4, exclude=pairs.t())
+    match = r"'edge_label_index' .* \(got \[30, 2\]\)"
+    with pytest.raises(ValueError, match=match):
+        evaluate(*embs, pairs.t())
+    with pytest.raises(ValueError, match=r"'ks' .* \(got \[\]\)"):
+        evaluate(*embs, pairs, ks=[])
+
+
+@pytest.mark.parametrize('size', [(3, NUM_ITEMS), (NUM_USERS, 7)])
+def test_neighbors_of_all_users_and_items(embs, size):
+    graph = torch.tensor([[0], [1]]), torch.ones(1), 1.0
+    history = torch.tensor([[0], [0]])
+    near = Neighborhood(history, [graph], (NUM_USERS, NUM_ITEMS))
+    some = [x[:n] for x, n in zip(embs, size, strict=True)]
+    with pytest.raises(ValueError, match=r'all \(13, 23\) .* \(got \('):
+        top_k(*some, 2, neighbors=near)

@@ -7,6 +7,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.testing import withCUDA
 
 import crane_pyg.transforms as T
+from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.reference import evaluate_item_graph, evaluate_popularity
 
 NUM_USERS, NUM_ITEMS = 9, 12
@@ -190,3 +191,12 @@ def test_reference_on_device(device):
     ]
     for out, value in zip(outs, expected, strict=True):
         assert out == pytest.approx(value, rel=1e-5)
+
+
+def test_item_graph_is_missing():
+    data = FakeMultimodalDataset(30, 20)[0]
+    edge_types = list(data.edge_types)
+    held_out = data['user', 'rates', 'item'].test_edge_label_index
+    with pytest.raises(ValueError, match="'similar_to'"):
+        evaluate_item_graph(data, held_out)
+    assert data.edge_types == edge_types

@@ -145,3 +145,13 @@ def test_sample_negatives_errors():
     match = r'\(got user 1 with pairs with all 3 items\)'
     with pytest.raises(ValueError, match=match):
         sample_negatives(pairs, num_items=3)
+
+
+def test_sample_negatives_argument_errors():
+    pairs = random_pairs()
+    with pytest.raises(ValueError, match=r"'edge_index' .* \(got \[\d+, 2\]\)"):
+        sample_negatives(pairs.t(), 20)
+    with pytest.raises(ValueError, match=r"'edge_index\[1\]' .* \(got 19\)"):
+        sample_negatives(pairs, 19)
+    with pytest.raises(ValueError, match=r"'exclude\[1\]' .* \(got 20\)"):
+        sample_negatives(pairs, 20, exclude=torch.tensor([[0], [20]]))

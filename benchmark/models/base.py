@@ -12,8 +12,11 @@ from torch_geometric.nn.models.lightgcn import BPRLoss
 from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn import CRANEConv
 from crane_pyg.nn.loss import hardest_negative
+from crane_pyg.nn.propagate import propagate
 
 CHANNELS = 64
+TO_ITEM = ('user', 'rates', 'item')
+TO_USER = ('item', 'rev_rates', 'user')
 
 
 @dataclass(frozen=True)
@@ -119,30 +122,23 @@ class Peer(Model):
         loss = bpr_loss(x, x_pos, x_neg, self.recipe.lambda_reg)
         return loss + self.auxiliary_loss(user, pos, neg)
 
-    def to_item(self, data: HeteroData, user: Tensor) -> Tensor:
-        r"""Sums the users of each item, symmetrically normalized."""
-        edges = data['user', 'rates', 'item']
-        return self.conv(
-            (user, None), edges.edge_index, edges.edge_weight, self.size
-        )
-
     def to_user(self, data: HeteroData, item: Tensor) -> Tensor:
         r"""Sums the items of each user, symmetrically normalized."""
-        edges = data['item', 'rev_rates', 'user']
-        return self.conv(
-            (item, None), edges.edge_index, edges.edge_weight, self.size[::-1]
-        )
+        return self.conv((item, None), *_graph(data, TO_USER), self.size[::-1])
 
     def propagate(
         self, data: HeteroData, num_layers: int
     ) -> tuple[Tensor, Tensor]:
         r"""LightGCN of the ID embeddings: the mean over all layers."""
-        user, item = self.user_id, self.item_id
-        users, items = user, item
-        for _ in range(num_layers):
-            user, item = self.to_user(data, item), self.to_item(data, user)
-            users, items = users + user, items + item
-        return users / (num_layers + 1), items / (num_layers + 1)
+        graphs = _graph(data, TO_ITEM), _graph(data, TO_USER)
+        embs = (self.user_id, self.item_id)
+        return propagate(self.conv, *embs, *graphs, num_layers)
+
+
+def _graph(
+    data: HeteroData, edge_type: tuple[str, str, str]
+) -> tuple[Tensor, Tensor]:
+    return data[edge_type].edge_index, data[edge_type].edge_weight
 
 
 def bpr_loss(

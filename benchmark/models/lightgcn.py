@@ -7,6 +7,8 @@ from torch_geometric.data import HeteroData
 from torch_geometric.nn.models import LightGCN
 from torch_geometric.nn.models.lightgcn import BPRLoss
 
+from crane_pyg.nn.loss import hardest_negative
+
 from .base import CHANNELS, Model, Recipe
 from .crane import CRANEModel
 
@@ -37,15 +39,13 @@ class LightGCNModel(Model):
     def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
         r"""BPR on the negative that scores highest among those given."""
         x = F.embedding(user, self.user)
-        score = (x.unsqueeze(1) * F.embedding(neg, self.item)).sum(dim=-1)
-        weight = self.model.embedding.weight
-        used = torch.cat(
-            [user, pos + self.num_users, neg[:, 0] + self.num_users]
-        )
+        neg = hardest_negative(x, self.item, neg)
+        x_pos, x_neg = F.embedding(torch.stack([pos, neg]), self.item)
+        used = torch.cat([user, pos + self.num_users, neg + self.num_users])
         return self.loss_fn(
-            (x * F.embedding(pos, self.item)).sum(dim=-1),
-            score.amax(dim=1),
-            F.embedding(used, weight),
+            (x * x_pos).sum(dim=-1),
+            (x * x_neg).sum(dim=-1),
+            F.embedding(used, self.model.embedding.weight),
         )
 
     def _adjacency(self, data: HeteroData) -> Tensor:

@@ -11,8 +11,6 @@ from torch_geometric.utils import is_sparse
 
 from crane_pyg.nn.spmm import needs_grad, spmm
 
-__all__ = ['CRANEConv']
-
 
 class CRANEConv(MessagePassing):
     r"""The parameter-free graph propagation of the `"Cross-Modal Attention

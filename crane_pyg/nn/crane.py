@@ -1,3 +1,4 @@
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, cast
 
 import torch
@@ -9,8 +10,16 @@ from torch_geometric.nn.inits import reset, zeros
 from torch_geometric.nn.models.lightgcn import BPRLoss
 from torch_geometric.utils import degree
 
-from crane_pyg._check import check_fraction, check_least, check_option
+from crane_pyg._check import (
+    check_finite,
+    check_fraction,
+    check_least,
+    check_option,
+    check_temperature,
+)
+from crane_pyg._rows import as_plain
 from crane_pyg.neighborhood import Neighborhood
+from crane_pyg.nn._mode import evaluation
 from crane_pyg.nn.conv import CRANEConv
 from crane_pyg.nn.extend import extend, lend
 from crane_pyg.nn.features import FeatureCache
@@ -21,6 +30,7 @@ from crane_pyg.nn.rca import MODES, RCA
 from crane_pyg.nn.unit import unit
 from crane_pyg.ranking import top_k
 from crane_pyg.transforms import BuildDualGraph, knn_item_graph
+from crane_pyg.transforms._utils import check_edge_type
 
 PROFILES: Final = ('input', 'contrast', None)
 REFINED: Final = 'refined'
@@ -143,13 +153,13 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         neighbor_share: float = 0.8,
     ) -> None:
         super().__init__()
+        _check_modalities(in_channels)
         check_least(
             1,
             num_users=num_users,
             num_items=num_items,
             channels=channels,
             num_steps=num_steps,
-            **{'len(in_channels)': len(in_channels)},
         )
         check_least(
             0,
@@ -179,11 +189,13 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         self.profile = profile
         self.dropout = dropout
         self.size = (num_users, num_items)
-        self.edge_type = edge_type
+        self.edge_type = check_edge_type(edge_type)
         self.item_edge = item_edge
         if neighbor_weights is None:
             relations = ('co_rated', item_edge, REFINED)
             neighbor_weights = dict.fromkeys(relations, 7.0)
+        for relation, weight in neighbor_weights.items():
+            check_finite(f"neighbor_weights['{relation}']", weight)
         self.neighbor_weights = dict(neighbor_weights)
 
         # Prefixed, as modules reserve names such as 'training' and 'keys':
@@ -275,7 +287,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         """
         if self.user_id is None:
             raise ValueError(
-                "The behavior view needs the ID stream (got 'use_id=False')"
+                "The behavior view needs the ID stream (got 'use_id=False'); "
+                "'contrast_weight=0' leaves out the objective that compares it"
             )
         behavior, *semantic = x.split(self.channels, dim=-1)
         return behavior, torch.stack(semantic).sum(dim=0)
@@ -306,7 +319,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             out (CRANEOutput): The output of the forward pass.
             user_index (torch.Tensor): The users :math:`(B)`.
             pos_index (torch.Tensor): Their items :math:`(B)`.
-            neg_index (torch.Tensor): Items that are not theirs :math:`(B, S)`.
+            neg_index (torch.Tensor): Items that are not theirs :math:`(B, S)`
+                or :math:`(B)`.
             lambda_reg (float, optional): The :math:`L_2` regularization
                 strength of the embeddings in BPR. (default: :obj:`3e-3`)
             contrast_weight (float, optional): :math:`\lambda_c`; :obj:`0`
@@ -318,9 +332,18 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 (default: :obj:`1024`)
 
         Raises:
-            ValueError: If there is an objective for views, and the model has
-                no ID stream.
+            ValueError: If there is no pair, if a value is out of its range,
+                or if there is an objective for views, and the model has no ID
+                stream.
         """
+        check_least(
+            0,
+            lambda_reg=lambda_reg,
+            contrast_weight=contrast_weight,
+        )
+        check_least(1, contrast_size=contrast_size)
+        check_least(1, **{'len(user_index)': user_index.numel()})
+        neg_index = neg_index.reshape(user_index.numel(), -1)
         user = F.embedding(user_index, out.user)
         neg_index = hardest_negative(user, out.item, neg_index)
         pos, neg = F.embedding(torch.stack([pos_index, neg_index]), out.item)
@@ -330,6 +353,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             torch.cat([user, pos]),
         )
         if contrast_weight > 0:
+            check_temperature(temperature)
             n = contrast_size
             user_views, item_views = self.views(user[:n]), self.views(pos[:n])
             if self.profile == 'contrast':
@@ -374,9 +398,10 @@ class CRANE(PretrainedMixin, torch.nn.Module):
     def recommend(
         self,
         data: HeteroData,
-        user_index: Tensor | None = None,
+        user_index: Tensor | Sequence[int] | None = None,
         k: int = 20,
         exclude_seen: bool = True,
+        candidates: Tensor | Sequence[int] | None = None,
     ) -> Tensor:
         r"""Returns the top-:math:`k` items of each user, see
         :func:`~crane_pyg.ranking.top_k`.
@@ -388,16 +413,15 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             k (int, optional): The number of items. (default: :obj:`20`)
             exclude_seen (bool, optional): If set to :obj:`False`, may return
                 the items a user has in the graph. (default: :obj:`True`)
+            candidates (torch.Tensor, optional): If given, the only items that
+                may be returned, *e.g.*, new ones :math:`(C)`.
+                (default: :obj:`None`)
 
         Returns:
             torch.Tensor: Item indices :math:`(B, k)`, best first.
         """
-        training = self.training
-        self.eval()
-        try:
+        with evaluation(self):
             out = self(data)
-        finally:
-            self.train(training)
         seen = data[self.edge_type].edge_index if exclude_seen else None
         return top_k(
             out.user,
@@ -406,6 +430,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             user_index,
             seen,
             neighbors=self.neighborhood(data, out),
+            candidates=candidates,
         )
 
     def extend(self, data: HeteroData) -> 'CRANE':
@@ -420,7 +445,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         item :math:`i` is embedded by its features, which meet the statistics of
         :class:`RCA` that were stored in training, and by the message of the
         item graph, the IDs of its neighbors included. No user sends it
-        anything. In place of that, it is mixed with the embeddings of its
+        anything, before :func:`~crane_pyg.transforms.attach_users` brings users
+        that had it. In place of that, it is mixed with the embeddings of its
         neighbors among the other items :math:`\mathcal{N}(i)`, if any:
 
         .. math::
@@ -459,10 +485,11 @@ class CRANE(PretrainedMixin, torch.nn.Module):
     def _graph(
         self, data: HeteroData, edge_type: tuple[str, str, str]
     ) -> Graph:
-        if 'edge_weight' not in data[edge_type]:
+        known = data.edge_types  # To ask for another type would add it.
+        if edge_type not in known or 'edge_weight' not in data[edge_type]:
             raise ValueError(
                 f"'data' needs to have edge weights of type {edge_type}, "
-                f"see 'BuildDualGraph' (got {data.edge_types})"
+                f"see 'BuildDualGraph' and 'neighbor_weights' (got {known})"
             )
         return data[edge_type].edge_index, data[edge_type].edge_weight
 
@@ -481,7 +508,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                     f'{[self.num_items, size]} '
                     f'(got {None if x is None else list(x.size())})'
                 )
-            x, mask = self._features(name, x)
+            x, mask = self._features(f'x_{name}', x, self._precision(x))
             x = F.dropout(x, self.dropout, self.training)
             x = unit(self._project(name, x))
             xs.append(x if mask is None else x * mask.unsqueeze(-1))
@@ -490,17 +517,21 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             return xs
         return [unit(x) for x in self.rca(xs, _fill_masks(xs, masks))]
 
+    def _precision(self, x: Tensor) -> torch.dtype:
+        r"""Half precision stays; all other features take that of the model."""
+        return x.dtype if x.dtype in HALF else next(self.parameters()).dtype
+
     def _project(self, name: str, x: Tensor) -> Tensor:
         linear = cast(Linear, self.encoder[f'x_{name}'])
         dtype = linear.weight.dtype
-        if x.dtype == dtype or x.dtype not in HALF:
+        if x.dtype == dtype:
             return cast(Tensor, linear(x))
         with torch.autocast(x.device.type, x.dtype):
             return cast(Tensor, linear(x)).to(dtype)
 
     def _profile(self, x: Tensor, to_user: Tensor) -> Tensor:
-        count = degree(to_user[1], self.num_users).clamp(min=1)
-        weight = count.reciprocal()[to_user[1]]
+        user = as_plain(to_user)[1]
+        weight = degree(user, self.num_users).clamp(min=1).reciprocal()[user]
         size = self.size[::-1]
         out: Tensor = self.conv((x, None), to_user, weight, size=size)
         return out
@@ -526,6 +557,20 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             f'{self.__class__.__name__}({self.num_users}, {self.num_items}, '
             f'in_channels={self.in_channels}, channels={self.channels})'
         )
+
+
+def _check_modalities(in_channels: Mapping[str, int]) -> None:
+    if not isinstance(in_channels, Mapping) or len(in_channels) == 0:
+        raise ValueError(
+            f"'in_channels' needs to hold the feature size of at least one "
+            f'modality by its name (got {in_channels})'
+        )
+    for name, size in in_channels.items():
+        check_least(1, **{f"in_channels['{name}']": size})
+        if '.' in name:  # No module can be called so.
+            raise ValueError(
+                f"'in_channels' needs to hold names without dots (got '{name}')"
+            )
 
 
 def _fill_masks(

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch_geometric.data import HeteroData
 
+from crane_pyg._rows import as_plain
 from crane_pyg.transforms import row_norm
-from crane_pyg.transforms._utils import as_plain
 
 if TYPE_CHECKING:
     from crane_pyg.nn.crane import CRANE

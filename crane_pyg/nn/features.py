@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 from weakref import ref
 
+import torch
 from torch import Tensor
 
 
@@ -16,36 +17,49 @@ class Features(NamedTuple):
     mask: Tensor | None
 
 
-def fill_missing(x: Tensor) -> Features:
-    r"""Fills up the rows that hold a NaN. Without one, nothing is copied."""
-    mask = ~x.sum(dim=-1).isnan()
+def fill_missing(x: Tensor, name: str, dtype: torch.dtype) -> Features:
+    r"""Returns features of a type. Rows that hold a NaN or only zeros are
+    missing, and filled up. Where nothing changes, nothing is copied.
+    """
+    x = x.to(dtype)
+    largest = torch.linalg.vector_norm(x.detach(), float('inf'), dim=-1)
+    if bool(largest.isinf().any()):
+        raise ValueError(
+            f"'{name}' needs to hold no infinite entries (got 'inf')"
+        )
+    mask = largest > 0  # Drops NaN as well.
     if bool(mask.all()):
         return Features(x, None)
     return Features(x.masked_fill(~mask.unsqueeze(-1), 0.0), mask)
 
 
+State = tuple[int, torch.dtype]
+Entry = tuple[ref[Tensor], State, Features | None]
+
+
 class FeatureCache:
     r"""The outputs of :meth:`fill_missing` for features that stay the same.
 
-    They are made anew for another tensor, and for one that was written to. A
-    tensor that requires a gradient is never kept.
+    They are made anew for another tensor or type, and for a tensor that was
+    written to. Nothing is kept of one that requires a
+    gradient, nor in inference mode, whose tensors no training can use.
     """
 
     def __init__(self) -> None:
-        self._entries: dict[str, tuple[ref[Tensor], int, Features | None]] = {}
+        self._entries: dict[str, Entry] = {}
 
     def __reduce__(self) -> tuple[Callable[[], 'FeatureCache'], tuple[()]]:
         # A copied or unpickled model finds out on its own:
         return FeatureCache, ()
 
-    def __call__(self, name: str, x: Tensor) -> Features:
+    def __call__(self, name: str, x: Tensor, dtype: torch.dtype) -> Features:
         r"""Returns the features :obj:`name`, which are :obj:`x`."""
-        if x.requires_grad or x.is_inference():
-            return fill_missing(x)
-        entry = self._entries.get(name)
-        if entry is None or entry[0]() is not x or entry[1] != x._version:
-            kept = fill_missing(x)
+        if x.requires_grad or torch.is_inference_mode_enabled():
+            return fill_missing(x, name, dtype)
+        entry, state = self._entries.get(name), (x._version, dtype)
+        if entry is None or entry[0]() is not x or entry[1] != state:
+            kept = fill_missing(x, name, dtype)
             # What is the tensor itself would keep it alive:
-            entry = ref(x), x._version, None if kept.mask is None else kept
+            entry = ref(x), state, None if kept.x is x else kept
             self._entries[name] = entry
         return Features(x, None) if entry[2] is None else entry[2]

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crane_pyg._check import check_temperature
+
 
 @torch.no_grad()
 def hardest_negative(user: Tensor, item_emb: Tensor, index: Tensor) -> Tensor:
@@ -99,13 +101,6 @@ def _logsumexps(logits: Tensor, peak: float) -> Tensor:
     return exp.sum(dim=0).log() + exp.sum(dim=1).log()
 
 
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(
-            f"'temperature' needs to be positive (got {temperature})"
-        )
-
-
 class SampledSoftmaxLoss(torch.nn.Module):
     r"""The softmax loss over one positive and :math:`S` negatives that the
     whole mini-batch shares.
@@ -141,7 +136,7 @@ class SampledSoftmaxLoss(torch.nn.Module):
         normalize: bool = True,
     ) -> None:
         super().__init__()
-        _check_temperature(temperature)
+        check_temperature(temperature)
         self.temperature = temperature
         self.normalize = normalize
 
@@ -192,7 +187,7 @@ class InfoNCELoss(torch.nn.Module):
 
     def __init__(self, temperature: float = 0.2) -> None:
         super().__init__()
-        _check_temperature(temperature)
+        check_temperature(temperature)
         self.temperature = temperature
 
     def forward(

@@ -39,7 +39,8 @@ class PretrainedMixin(torch.nn.Module):
 
     The arguments need to be plain values: numbers, strings, :obj:`None`, and
     tuples, lists and dictionaries of these. The data are not kept: a model
-    needs the users and items that it was trained on, in the same order.
+    needs the users and items that it was trained on, in the same order. Nor are
+    attributes that were changed after the construction.
     """
 
     _arguments: dict[str, object]
@@ -194,8 +195,14 @@ class PretrainedMixin(torch.nn.Module):
         return str(url)
 
     def _config(self) -> dict[str, object]:
-        arguments = {}
+        arguments, known = {}, _signature(type(self)).parameters
         for name, value in self._arguments.items():
+            if name not in known:  # Noted by 'extend'.
+                raise ValueError(
+                    f"'{type(self).__name__}' needs to name '{name}' among the "
+                    f'arguments of its constructor to be saved '
+                    f'(got {list(known)})'
+                )
             try:
                 arguments[name] = _encode(value)
             except TypeError as e:

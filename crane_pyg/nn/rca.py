@@ -242,6 +242,8 @@ class RCA(torch.nn.Module):
     In the mode :obj:`"token"`, each step is scaled dot-product attention
     between the :math:`M` modality vectors of one row.
 
+    A row that lacks a modality needs a mask: a NaN would spread to all rows.
+
     The last weights of each step start at zero: a new module returns what it
     is given, and learns how far to depart from it. The cost is linear in the
     number of rows in both modes.
@@ -367,7 +369,9 @@ class RCA(torch.nn.Module):
                 limit = torch.finfo(stored.dtype).max  # Beyond is `inf`.
                 latest = stats.clamp(-limit, limit).to(stored.dtype)
                 mean = stored.lerp(latest, self.momentum)
-                stored.copy_(latest.where(self.num_updates == 0, mean))
+                mean = latest.where(self.num_updates == 0, mean)
+                # A NaN would stay forever:
+                stored.copy_(mean.where(mean.isfinite().all(), stored))
         return stats
 
     def _check(

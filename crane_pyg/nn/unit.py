@@ -5,14 +5,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-EPS: Final = 1e-12
+EPS: Final = 1e-12  # Or what half precision can hold.
 
 
 class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale = norm.clamp(min=EPS).reciprocal_()
+        eps = max(EPS, torch.finfo(x.dtype).tiny)
+        scale = norm.clamp(min=eps).reciprocal_()
         # The input is there anyway, where it is a parameter:
         ctx.save_for_backward(x, scale, norm)
         out: Tensor = x * scale
@@ -24,7 +25,7 @@ class _Unit(torch.autograd.Function):
         x, scale, norm = ctx.saved_tensors
         along = (grad * x).sum(dim=-1, keepdim=True) * scale * scale
         # A vector that is as good as zero is only multiplied:
-        along *= norm > EPS
+        along *= norm > max(EPS, torch.finfo(x.dtype).tiny)
         across: Tensor = grad.addcmul(x, along, value=-1)
         return across.mul_(scale)
 

@@ -6,21 +6,14 @@ from torch_geometric import EdgeIndex
 from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.data.storage import EdgeStorage
 
+from crane_pyg._groups import GROUP
+from crane_pyg._rows import as_plain, check_pairs
+
 EdgeType = tuple[str, str, str]
 
 
-def as_plain(edge_index: Tensor) -> Tensor:
-    if isinstance(edge_index, EdgeIndex):
-        return edge_index.as_tensor()
-    return edge_index
-
-
 def check_edge_index(edge_index: Tensor, num_src: int, num_dst: int) -> None:
-    if edge_index.dim() != 2 or edge_index.size(0) != 2:
-        raise ValueError(
-            f"'edge_index' needs to be of shape [2, num_edges] "
-            f'(got {list(edge_index.shape)})'
-        )
+    check_pairs('edge_index', edge_index)
     if edge_index.dtype not in {torch.int64, torch.int32}:
         raise ValueError(
             f"'edge_index' needs to hold integers (got {edge_index.dtype})"
@@ -116,8 +109,16 @@ def check_features(x: object, name: str) -> None:
         raise ValueError(f"'{name}' needs to be floating (got {x.dtype})")
 
 
+def check_no_inf(x: Tensor, name: str) -> None:
+    # In blocks, as a whole mask takes memory; a NaN is a missing modality.
+    if any(bool(block.isinf().any()) for block in x.split(GROUP)):
+        raise ValueError(
+            f"'{name}' needs to hold no infinite entries (got 'inf')"
+        )
+
+
 def check_edge_type(edge_type: EdgeType) -> EdgeType:
-    if len(edge_type) != 3:
+    if isinstance(edge_type, str) or len(edge_type) != 3:
         raise ValueError(
             f"'edge_type' needs to hold three names (got {edge_type})"
         )

@@ -7,17 +7,16 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data.hetero_data import HeteroData
 
+from crane_pyg._rows import as_index, as_plain
 from crane_pyg.transforms._search import Rows, rank, search
 from crane_pyg.transforms._utils import (
-    as_plain,
-    check_edge_index,
     check_features,
+    check_no_inf,
     edge_attrs,
     from_lists,
     get_edges,
     get_modalities,
     get_num_nodes,
-    to_edge_index,
     to_lists,
 )
 from crane_pyg.transforms.dual_graph import BuildDualGraph, set_user_item_graph
@@ -69,6 +68,7 @@ def attach_items(
     num_old = get_num_nodes(data, item_type)
     num_items = next(iter(xs.values())).size(0)
 
+    _check_built(data, transform)
     data = copy.copy(data)
     store = data[item_type]
     for name in transform.get_weights(xs):
@@ -88,7 +88,7 @@ def attach_items(
 
 def attach_users(
     data: HeteroData,
-    histories: Sequence[Tensor],
+    histories: Sequence[Tensor | Sequence[int]],
     transform: BuildDualGraph | None = None,
 ) -> HeteroData:
     r"""Adds new users, each with a list of items, to data whose graphs are
@@ -108,22 +108,22 @@ def attach_users(
             (default: :obj:`BuildDualGraph()`)
 
     Raises:
-        ValueError: If a history is empty, or there is no such item.
+        ValueError: If a history is empty, if there is no such item, or if
+            :obj:`data` was not built by :obj:`transform`.
     """
     transform = BuildDualGraph() if transform is None else transform
     store, num_old, num_items = get_edges(data, transform.edge_type)
     pairs = [as_plain(store.edge_index).long()]
     for n, history in enumerate(histories):
-        if history.dim() != 1 or history.numel() == 0:
+        name = f'histories[{n}]'
+        item = as_index(name, history, num_items, pairs[0].device).unique()
+        if item.numel() == 0:
             raise ValueError(
-                f"'histories[{n}]' needs to hold at least one item in one "
-                f'dimension (got shape {list(history.shape)})'
+                f"'{name}' needs to hold at least one item (got none)"
             )
-        item = history.unique()
-        pair = torch.stack([torch.full_like(item, num_old + n), item])
-        check_edge_index(pair, num_old + n + 1, num_items)
-        pairs.append(pair.to(pairs[0]))
+        pairs.append(torch.stack([torch.full_like(item, num_old + n), item]))
 
+    _check_co_rated(data, transform)
     data = copy.copy(data)
     data[transform.edge_type[0]]['num_nodes'] = num_old + len(histories)
     for key in edge_attrs(store, pairs[0].size(1)):
@@ -149,10 +149,7 @@ def _check_new(
                 f"'{name}' needs to have {old[name].size(1)} features "
                 f'(got {x.size(1)})'
             )
-        if bool(x.isinf().any()):
-            raise ValueError(
-                f"'{name}' needs to hold no infinite entries (got 'inf')"
-            )
+        check_no_inf(x, name)
     sizes = {name: x.size(0) for name, x in features.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(
@@ -177,6 +174,38 @@ def _check_new(
             stacklevel=3,
         )
     return new
+
+
+def _check_built(data: HeteroData, transform: BuildDualGraph) -> None:
+    r"""Builds the graph of similar items once more, of the same lists."""
+    item_type = transform.edge_type[2]
+    edge_type = (item_type, transform.item_edge, item_type)
+    lists = {
+        name: from_lists(*_get_lists(data, name, transform))
+        for name in transform.get_weights(get_modalities(data, item_type))
+    }
+    store, num_items, _ = get_edges(data, edge_type)
+    edge_index, weight = transform.item_graph(lists, num_items)
+    if not torch.equal(edge_index, as_plain(store.edge_index)) or not (
+        torch.allclose(weight, store.edge_weight.to(weight), 1e-2, 1e-4)
+    ):
+        raise ValueError(
+            f"'data' needs to have the edges of type {edge_type} that "
+            f'{transform} leaves (got other ones)'
+        )
+
+
+def _check_co_rated(data: HeteroData, transform: BuildDualGraph) -> None:
+    item, most = transform.edge_type[2], 0
+    edge_type = (item, transform.co_edge, item)
+    if edge_type in data.edge_types:
+        src = as_plain(data[edge_type].edge_index)[0]
+        most = int(src.bincount().max()) if src.numel() > 0 else 0
+    if most > transform.num_co_rated:
+        raise ValueError(
+            f"'data' needs to have the edges of type {edge_type} that "
+            f'{transform} leaves (got {most} of one item)'
+        )
 
 
 def _get_lists(
@@ -254,9 +283,13 @@ def _resize(data: HeteroData, edge_type: tuple[str, str, str]) -> None:
     store = data[edge_type]
     edge_index = store.get('edge_index')
     if isinstance(edge_index, EdgeIndex):
-        store['edge_index'] = to_edge_index(
+        num_nodes = [get_num_nodes(data, name) for name in edge_type[::2]]
+        resized = EdgeIndex(
             edge_index.as_tensor(),
-            get_num_nodes(data, edge_type[0]),
-            get_num_nodes(data, edge_type[2]),
-            no_transpose=edge_index._T_perm is None,
+            sparse_size=(num_nodes[0], num_nodes[1]),
+            sort_order=edge_index.sort_order,
+            is_undirected=edge_index.is_undirected,
         )
+        if edge_index._indptr is not None:  # Its caches are filled.
+            resized.fill_cache_(no_transpose=edge_index._T_perm is None)
+        store['edge_index'] = resized

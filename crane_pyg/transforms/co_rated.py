@@ -2,9 +2,9 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce, cumsum, degree
 
-from crane_pyg._rows import block_sizes
+from crane_pyg._rows import as_plain, block_sizes
+from crane_pyg.transforms._search import rank
 from crane_pyg.transforms._utils import (
-    as_plain,
     check_edge_index,
     check_positive,
 )
@@ -123,10 +123,5 @@ def _heaviest(
 ) -> tuple[Tensor, Tensor]:
     (src, dst), value = coalesce(edge_index, value, item_degree.numel())
     value = value * (item_degree[src] * item_degree[dst]).pow(-0.25)
-    perm = value.argsort(descending=True, stable=True)
-    perm = perm[src[perm].argsort(stable=True)]
-    src, dst, value = src[perm], dst[perm], value[perm]
-    rank = torch.arange(src.numel(), device=src.device)
-    count = degree(src, item_degree.numel(), dtype=torch.long)
-    keep = rank - cumsum(count)[src] < k
-    return torch.stack([src[keep], dst[keep]]), value[keep]
+    edge_index, value = rank(src, dst, value, k)
+    return edge_index.flip(0), value

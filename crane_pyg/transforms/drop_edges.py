@@ -5,9 +5,10 @@ from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.transforms.base_transform import BaseTransform
 from torch_geometric.utils import degree
 
+from crane_pyg._check import check_fraction
+from crane_pyg._rows import as_plain
 from crane_pyg.transforms._utils import (
     EdgeType,
-    as_plain,
     check_edge_index,
     check_edge_type,
     get_edges,
@@ -52,7 +53,7 @@ def degree_drop(
         ValueError: If :obj:`p` is not in :math:`[0, 1)`, or if an index is
             out of range.
     """
-    _check_p(p)
+    check_fraction('p', p)
     check_edge_index(edge_index, num_src, num_dst)
     src, dst = as_plain(edge_index).long()
     num_edges = src.numel()
@@ -64,11 +65,6 @@ def degree_drop(
     mask = torch.ones_like(keys, dtype=torch.bool)
     mask[keys.topk(num_drops, sorted=False)[1]] = False
     return mask.nonzero().view(-1)
-
-
-def _check_p(p: float) -> None:
-    if not 0 <= p < 1:
-        raise ValueError(f"'p' needs to be in the range [0, 1) (got {p})")
 
 
 @functional_transform('degree_drop_edges')
@@ -87,7 +83,8 @@ class DegreeDropEdges(BaseTransform):
     The dropped pairs become the :obj:`edge_label_index` of :obj:`edge_type`:
     pairs to train on that carry no message, such that no graph holds the
     answer, as with the :obj:`disjoint_train_ratio` of
-    :class:`~torch_geometric.transforms.RandomLinkSplit`.
+    :class:`~torch_geometric.transforms.RandomLinkSplit`. They replace pairs
+    that it left there. With :obj:`p=0`, there are none.
 
     Args:
         p (float): The fraction of edges to drop.
@@ -109,7 +106,7 @@ class DegreeDropEdges(BaseTransform):
         edge_type: EdgeType = ('user', 'rates', 'item'),
         generator: torch.Generator | None = None,
     ) -> None:
-        _check_p(p)
+        check_fraction('p', p)
         self.p = p
         self.edge_type = check_edge_type(edge_type)
         self.generator = generator
@@ -123,6 +120,7 @@ class DegreeDropEdges(BaseTransform):
         dropped[index] = False
         data = set_user_item_graph(data, self.edge_type, index)
         data[self.edge_type].edge_label_index = pairs[:, dropped]
+        data[self.edge_type].pop('edge_label', None)  # Of other pairs.
         return data
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ from torch_geometric.utils import to_undirected
 from crane_pyg.transforms._utils import (
     EdgeType,
     check_edge_type,
+    check_no_inf,
     check_positive,
     check_weights,
     edge_attrs,
@@ -63,6 +64,13 @@ class BuildDualGraph(BaseTransform):
     of the training pairs are sorted along and copied to the reverse edge
     type. Only the :obj:`edge_index` of :obj:`edge_type` is read: held-out
     pairs in :obj:`*_edge_label_index` enter no graph and are left as they are.
+
+    .. note::
+        Apply PyG's :class:`~torch_geometric.transforms.RandomLinkSplit`
+        *before* it, for held-out pairs to enter no graph.
+        :class:`~torch_geometric.transforms.ToUndirected` is not needed. Where
+        others do not take an :class:`~torch_geometric.EdgeIndex`, its
+        :meth:`as_tensor` is a plain one.
 
     Args:
         k (int, optional): The number of neighbors of an item in each
@@ -122,6 +130,11 @@ class BuildDualGraph(BaseTransform):
                 f"'weighting' needs to be 'uniform' or 'cosine' "
                 f"(got '{weighting}')"
             )
+        if len({item_edge, co_edge, 'refined'}) < 3:
+            raise ValueError(
+                f"'item_edge' and 'co_edge' need to differ, and neither can be "
+                f"'refined' (got '{item_edge}' and '{co_edge}')"
+            )
         self.k = k
         self.modality_weights = modality_weights
         self.weighting = weighting
@@ -137,6 +150,8 @@ class BuildDualGraph(BaseTransform):
         item_type = self.edge_type[2]
         _, _, num_items = get_edges(data, self.edge_type)
         xs = get_modalities(data, item_type)
+        for name, x in xs.items():
+            check_no_inf(x, f'x_{name}')
 
         for name in self.get_weights(xs):
             neighbor, sim = to_lists(

@@ -2,11 +2,11 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
-from crane_pyg._groups import GROUP
 from crane_pyg.transforms._search import Rows, rank, search
 from crane_pyg.transforms._utils import (
     check_edge_index,
     check_features,
+    check_no_inf,
     check_positive,
     check_weights,
 )
@@ -58,8 +58,7 @@ def knn_item_graph(
     check_positive(k, 'k')
     check_positive(block_size, 'block_size')
     check_features(x, 'x')
-    if any(bool(block.isinf().any()) for block in x.split(GROUP)):
-        raise ValueError("'x' needs to hold no infinite entries (got 'inf')")
+    check_no_inf(x, 'x')
 
     rows = Rows(x, block_size)
     if len(rows) == 0:
@@ -114,7 +113,7 @@ def merge_item_graphs(
         for name, (edge_index, value) in graphs.items()
     ]
     edge_index, edge_weight = coalesce(
-        torch.cat([edge_index for edge_index, _ in graphs.values()], dim=1),
+        torch.cat([edges for edges, _ in graphs.values()], dim=1).long(),
         torch.cat(values),
         num_nodes=num_items,
         reduce='sum',

@@ -5,9 +5,9 @@ from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.transforms.base_transform import BaseTransform
 from torch_geometric.utils import degree
 
+from crane_pyg._rows import as_plain
 from crane_pyg.transforms._utils import (
     EdgeType,
-    as_plain,
     check_edge_index,
     check_edge_type,
     check_features,
@@ -25,9 +25,9 @@ def user_profiles(x: Tensor, edge_index: Tensor, num_users: int) -> Tensor:
     .. math::
         \mathbf{P} = \mathbf{D}_u^{-1} \mathbf{R} \mathbf{X}
 
-    A row of :obj:`x` that holds a NaN (an item that lacks the modality) is
-    neither summed nor counted. A user without any other item gets a row of
-    NaN: the modality is lacking there, too.
+    A row of :obj:`x` that holds a NaN or only zeros (an item that lacks the
+    modality) is neither summed nor counted. A user without any other item gets
+    a row of NaN: the modality is lacking there, too.
 
     .. note::
         The profile of a user contains every training item of that user. A
@@ -50,7 +50,8 @@ def user_profiles(x: Tensor, edge_index: Tensor, num_users: int) -> Tensor:
     """
     check_features(x, 'x')
     check_edge_index(edge_index, num_users, x.size(0))
-    lacks = x.isnan().any(dim=1)
+    largest = torch.linalg.vector_norm(x, float('inf'), dim=1)
+    lacks = ~(largest > 0)  # NaN included.
     edge_index = as_plain(edge_index).long()
     edge_index = edge_index[:, ~lacks[edge_index[1]]]
 

@@ -35,7 +35,10 @@ class ReduceFeatures(BaseTransform):
 
     .. note::
         Compose it *after* :class:`~crane_pyg.transforms.BuildDualGraph` to
-        keep the nearest neighbors those of the features.
+        keep the nearest neighbors those of the features. The lists of these
+        are dropped, as :func:`~crane_pyg.transforms.attach_items` would compare
+        features with coordinates: for new items, compose it *before*, and
+        attach their features times :math:`\mathbf{V}_m`.
 
     Args:
         channels (int): The number of coordinates.
@@ -61,6 +64,8 @@ class ReduceFeatures(BaseTransform):
             x, basis, explained = truncated_svd(x, self.channels)
             store[f'x_{name}'], store[f'basis_{name}'] = x, basis
             store[f'explained_{name}'] = explained
+            store.pop(f'neighbor_{name}', None)
+            store.pop(f'similarity_{name}', None)
         return data
 
     def __repr__(self) -> str:
@@ -76,10 +81,13 @@ def truncated_svd(x: Tensor, channels: int) -> tuple[Tensor, Tensor, float]:
     """
     mask = x.sum(dim=-1, keepdim=True).isnan()
     filled = x.masked_fill(mask, 0.0)
+    if x.dtype != torch.double:  # There is no decomposition in less.
+        filled = filled.float()
     num = min(channels + OVERSAMPLING, *x.size())
     basis = torch.svd_lowrank(filled, q=num, niter=NUM_ITERATIONS)[2]
     basis = basis[:, :channels].contiguous()
     out = filled @ basis
     total = filled.double().square().sum()
     explained = out.double().square().sum() / total if total > 0 else total + 1
-    return out.masked_fill(mask, float('nan')), basis, float(explained)
+    out = out.masked_fill(mask, float('nan'))
+    return out.to(x.dtype), basis.to(x.dtype), float(explained)

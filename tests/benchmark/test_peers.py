@@ -497,3 +497,31 @@ def test_pairs_to_train_on(disjoint, p):
     seen = keys(*pairs)
     assert not torch.isin(keys(user.unsqueeze(1), neg), seen).any()
     assert neg.size() == (user.numel(), 4)
+
+
+def test_lightgcn_loss_on_the_hardest_negative():
+    data = get_data()
+    model = get_model('lightgcn-same-recipe', data, lambda_reg=0.5)
+    user, item = model(data)
+    u, pos, neg = get_batch(data)
+    score = torch.einsum('bd,bsd->bs', user[u], item[neg])
+    hardest = neg.gather(1, score.argmax(dim=1, keepdim=True))[:, 0]
+    assert not torch.equal(hardest, neg[:, 0])
+    loss = bpr(inner(user[u], item[pos]), inner(user[u], item[hardest]))
+    weight = model.model.embedding.weight
+    used = torch.cat([u, NUM_USERS + pos, NUM_USERS + hardest])
+    reg = 0.5 * weight[used].square().sum() / u.numel()
+    torch.testing.assert_close(model.loss(u, pos, neg), loss + reg)
+
+
+def test_metrics_of_each_user():
+    # User 1 has three items left, and user 0 item 0 held out; row 1 has the
+    # item before its own first one, were padding an index.
+    user_emb, item_emb = torch.ones(2, 1), torch.arange(30.0)[:, None]
+    held_out = torch.tensor([[0, 0, 1], [29, 3, 1]])
+    exclude = torch.stack([torch.ones(27).long(), torch.arange(3, 30)])
+    out = accuracy.per_user(user_emb, item_emb, held_out, exclude=exclude)
+    assert out['recall'].tolist() == [0.5, 1.0]
+    ideal = 1 + 1 / math.log2(3)
+    expected = torch.tensor([1 / ideal, 1 / math.log2(3)])
+    torch.testing.assert_close(out['ndcg'], expected)

@@ -87,5 +87,10 @@ def test_tunes_and_trains_the_best(tmp_path, monkeypatch, capsys):
     assert 'old' not in page.read_text()
 
     fits.clear()
-    tune.main()  # Only the best are trained again.
-    assert fits == [('mf-bpr', 0, 2), ('mf-bpr', 1, 2)]
+    tune.main()  # Nothing is missing.
+    assert fits == []
+    path = tmp_path / 'best' / 'shop-mf-bpr-1.json'
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, 'overrides': {'lambda_reg': 3}}))
+    tune.main()
+    assert fits == [('mf-bpr', 1, 2)]

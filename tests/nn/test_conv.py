@@ -6,7 +6,12 @@ from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 from torch_geometric.explain import Explainer, GNNExplainer
 from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
-from torch_geometric.nn import HeteroConv, LGConv, to_hetero
+from torch_geometric.nn import (
+    HeteroConv,
+    LGConv,
+    MessagePassing,
+    to_hetero,
+)
 from torch_geometric.testing import onlyCUDA, withPackage
 from torch_geometric.typing import SparseTensor
 from torch_geometric.utils import coalesce, to_undirected
@@ -538,3 +543,9 @@ def test_crane_conv_raises():
         conv((x, x[:2]), adj)
     with pytest.raises(ValueError, match=r"got 'torch\.float32'"):
         conv(x, edge_index.float())
+
+
+def test_crane_conv_propagates_by_compiled_code():
+    # PyG writes it for each class, and falls back in silence if it fails:
+    propagate = CRANEConv().propagate
+    assert propagate.__module__ != MessagePassing.__module__

@@ -547,7 +547,18 @@ def test_crane_type_names():
         ({'num_steps': 0}, r"'num_steps' .* at least 1 \(got 0\)"),
         ({'profile': 'mean'}, r"'profile' .* one of .* \(got 'mean'\)"),
         ({'mode': 'mean'}, r"'mode' .* one of .* \(got 'mean'\)"),
-        ({'in_channels': {}}, r"'len\(in_channels\)' .* \(got 0\)"),
+        ({'in_channels': {}}, r"'in_channels' .* one modality .* \(got {}\)"),
+        ({'in_channels': [5, 6]}, r"'in_channels' .* \(got \[5, 6\]\)"),
+        (
+            {'in_channels': {'text': -1}},
+            r"'in_channels\['text'\]' .* at least 1 \(got -1\)",
+        ),
+        ({'in_channels': {'a.b': 5}}, r"without dots \(got 'a\.b'\)"),
+        ({'edge_type': ('user', 'item')}, r'three names \(got .*item'),
+        (
+            {'neighbor_weights': {'co_rated': float('nan')}},
+            r"'neighbor_weights\['co_rated'\]' .* finite \(got nan\)",
+        ),
         pytest.param({'dropout': 1.5}, r"'dropout' .* \(got 1\.5\)"),
         pytest.param(
             {'mode': 'mean', 'in_channels': {'text': 5}},
@@ -567,8 +578,10 @@ def test_crane_option_errors(kwargs, match):
 def test_crane_needs_graphs(edge_type):
     data = get_data()
     del data[edge_type]
+    edge_types = list(data.edge_types)
     with pytest.raises(ValueError, match=rf"'{edge_type[1]}'.*BuildDualGraph"):
         get_model()(data)
+    assert data.edge_types == edge_types
 
 
 def test_crane_needs_transformed_data():
@@ -715,3 +728,107 @@ def test_crane_training_never_stalls_the_gpu():
     with no_sync():
         loss = step()
     assert loss.isfinite()
+
+
+def test_crane_of_rows_of_zeros():
+    # Without features, whatever stands for them:
+    data, zeros = get_data(), get_data()
+    for name in get_sizes():
+        data['item'][f'x_{name}'][3] = float('nan')
+        zeros['item'][f'x_{name}'][3] = 0.0
+    model = get_model().eval()
+    assert_equal(model(zeros), model(data))
+
+
+@pytest.mark.parametrize('dtype', [torch.double, torch.half])
+def test_crane_of_features_in_other_precision_than_its_own(dtype):
+    data, other = get_data(), get_data()
+    for name in get_sizes():
+        x = data['item'][f'x_{name}'].to(dtype)
+        data['item'][f'x_{name}'], other['item'][f'x_{name}'] = x, x.float()
+    model = get_model().eval()
+    if dtype == torch.half:
+        model, other = get_model().half().eval(), data
+        data = get_data()
+    out = model(data)
+    assert out.item.dtype == model.item_id.dtype
+    for x, y in zip(out, model(other), strict=True):
+        torch.testing.assert_close(x, y, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_crane_in_half_precision_without_features(mode):
+    data = get_data()
+    for name in get_sizes():
+        data['item'][f'x_{name}'][3] = float('nan')
+    out = get_model(mode=mode).half().eval()(data)
+    assert not out.item.isnan().any()
+    assert not out.user.isnan().any()
+
+
+def test_crane_needs_finite_features():
+    data = get_data()
+    data['item'].x_text[3, 1] = float('inf')
+    with pytest.raises(ValueError, match=r"'x_text' .* infinite"):
+        get_model()(data)
+
+
+@pytest.mark.parametrize('missing', [False, True])
+def test_crane_in_inference_mode(missing):
+    data, model = get_data(), get_model()
+    if missing:
+        data['item'].x_text[3] = float('nan')
+    expected = model.recommend(data, k=5)
+    model.eval()
+    with torch.inference_mode():
+        model(data)
+        assert torch.equal(model.recommend(data, k=5), expected)
+    model.train()
+    assert_learns(model, data, contrast_weight=0.1)
+
+
+def test_crane_recommend_leaves_frozen_modules_alone():
+    data, model = get_data(), get_model()
+    model.rca.eval()
+    model.recommend(data)
+    assert model.training
+    assert model.encoder.training
+    assert not model.rca.training
+
+
+def test_crane_recommends_candidates():
+    data, model = get_data(), get_model()
+    whole = model.recommend(data, k=NUM_ITEMS)
+    candidates = [7, 2, 19, 2]
+    out = model.recommend(data, [3, 0], k=4, candidates=candidates)
+    for row, items in zip(out.tolist(), whole[[3, 0]].tolist(), strict=True):
+        expected = [item for item in items if item in candidates]
+        assert row == expected + [-1] * (4 - len(expected))
+
+
+def test_crane_loss_of_one_negative_each():
+    data, model = get_data(), get_model()
+    user, pos, neg = get_batch(data, 1)
+    out = model(data)
+    expected = model.loss(out, user, pos, neg)
+    assert torch.equal(model.loss(out, user, pos, neg[:, 0]), expected)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'match'),
+    [
+        ({'lambda_reg': -1.0}, r"'lambda_reg' .* at least 0 \(got -1.0\)"),
+        (
+            {'contrast_weight': float('nan')},
+            r"'contrast_weight' .* \(got nan\)",
+        ),
+        ({'contrast_size': 0}, r"'contrast_size' .* at least 1 \(got 0\)"),
+        ({'temperature': 0.0}, r"'temperature' .* positive \(got 0.0\)"),
+        ({'size': 0}, r"'len\(user_index\)' .* at least 1 \(got 0\)"),
+    ],
+)
+def test_crane_loss_errors(kwargs, match):
+    data, model = get_data(), get_model()
+    batch = [x[: kwargs.pop('size', None)] for x in get_batch(data)]
+    with pytest.raises(ValueError, match=match):
+        model.loss(model(data), *batch, **kwargs)

@@ -15,9 +15,9 @@ from crane_pyg.nn.features import FeatureCache, fill_missing
 def calls(monkeypatch):
     seen = []
 
-    def count(x):
-        seen.append(x)
-        return fill_missing(x)
+    def count(*args):
+        seen.append(args)
+        return fill_missing(*args)
 
     monkeypatch.setattr(features, 'fill_missing', count)
     return seen
@@ -33,7 +33,7 @@ def get_features(missing):
 @withCUDA
 def test_fill_missing(device):
     x = get_features(missing=True).to(device)
-    out, mask = fill_missing(x)
+    out, mask = fill_missing(x, 'x_image', torch.float)
     assert mask.tolist() == [True, True, False, True]
     assert torch.equal(out[mask], x[mask])
     assert out[2].tolist() == [0.0, 0.0, 0.0]
@@ -42,16 +42,47 @@ def test_fill_missing(device):
 
 def test_fill_missing_copies_nothing_in_vain():
     x = get_features(missing=False)
-    out, mask = fill_missing(x)
+    out, mask = fill_missing(x, 'x_image', torch.float)
     assert out is x
     assert mask is None
+
+
+@withCUDA
+def test_fill_missing_knows_rows_of_zeros(device):
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [-2.0, 0.0]], device=device)
+    out, mask = fill_missing(x, 'x_image', torch.float)
+    assert mask.tolist() == [False, True, True]
+    assert torch.equal(out, x)
+
+
+@pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16, torch.double])
+def test_fill_missing_in_another_precision(dtype):
+    x = get_features(missing=True).to(dtype)
+    out, mask = fill_missing(x, 'x_image', torch.float)
+    assert out.dtype == torch.float
+    assert torch.equal(out[mask], x[mask].float())
+    assert not out[2].any()
+
+
+def test_fill_missing_errors():
+    x = get_features(missing=True)
+    x[0, 0] = float('-inf')
+    with pytest.raises(ValueError, match=r"'x_image' .* infinite"):
+        fill_missing(x, 'x_image', torch.float)
+
+
+def test_cache_knows_precision(calls):
+    cache, x = FeatureCache(), get_features(missing=False)
+    for dtype in (torch.float, torch.double, torch.double):
+        assert cache('image', x, dtype)[0].dtype == dtype
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize('missing', [False, True])
 def test_cache(missing, calls):
     cache, x = FeatureCache(), get_features(missing)
     for _ in range(3):
-        out, mask = cache('image', x)
+        out, mask = cache('image', x, torch.float)
         assert torch.equal(out[[0, 1, 3]], x[[0, 1, 3]])
         assert out[2].any() != missing
         assert (mask is not None) == missing
@@ -61,46 +92,57 @@ def test_cache(missing, calls):
 def test_cache_knows_features_by_name(calls):
     cache, x, y = FeatureCache(), get_features(True), get_features(False)
     for _ in range(2):
-        assert cache('image', x)[1] is not None
-        assert cache('text', y) == (y, None)
+        assert cache('image', x, torch.float)[1] is not None
+        assert cache('text', y, torch.float) == (y, None)
     assert len(calls) == 2
 
 
 def test_cache_sees_new_features(calls):
     cache = FeatureCache()
-    assert cache('image', get_features(missing=True))[1] is not None
-    assert cache('image', get_features(missing=False))[1] is None
+    assert (
+        cache('image', get_features(missing=True), torch.float)[1] is not None
+    )
+    assert cache('image', get_features(missing=False), torch.float)[1] is None
     assert len(calls) == 2
 
 
 def test_cache_sees_what_is_written(calls):
     cache, x = FeatureCache(), get_features(missing=False)
-    assert cache('image', x)[1] is None
+    assert cache('image', x, torch.float)[1] is None
     x[3] = float('nan')
-    assert cache('image', x)[1].tolist() == [True, True, True, False]
+    assert cache('image', x, torch.float)[1].tolist() == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert len(calls) == 2
 
 
 def test_cache_keeps_no_gradient(calls):
     cache, x = FeatureCache(), get_features(missing=True).requires_grad_()
     for _ in range(2):
-        cache('image', x)[0].sum().backward()
+        cache('image', x, torch.float)[0].sum().backward()
     assert len(calls) == 2
     assert x.grad[2].tolist() == [0.0, 0.0, 0.0]
     assert x.grad[3].tolist() == [2.0, 2.0, 2.0]
 
 
-def test_cache_in_inference_mode(calls):
-    with torch.inference_mode():
-        cache, x = FeatureCache(), get_features(missing=False)
-        for _ in range(2):
-            assert cache('image', x)[0] is x
+@pytest.mark.parametrize('missing', [False, True])
+def test_cache_in_inference_mode(missing, calls):
+    cache, x = FeatureCache(), get_features(missing)
+    for _ in range(2):
+        with torch.inference_mode():
+            out = cache('image', x, torch.float)
+            assert missing or out[0] is x
     assert len(calls) == 2
+    # Training can use what is made outside of it:
+    assert not cache('image', x, torch.float)[0].is_inference()
 
 
 def test_cache_keeps_no_features_alive():
     cache, x = FeatureCache(), get_features(missing=False)
-    cache('image', x)
+    cache('image', x, torch.float)
     alive = weakref.ref(x)
     del x
     gc.collect()
@@ -112,7 +154,7 @@ def test_cache_keeps_no_features_alive():
 )
 def test_cache_is_copied_empty(clone, calls):
     cache, x = FeatureCache(), get_features(missing=True)
-    cache('image', x)
-    out = clone(cache)('image', x)
+    cache('image', x, torch.float)
+    out = clone(cache)('image', x, torch.float)
     assert out.mask is not None
     assert len(calls) == 2

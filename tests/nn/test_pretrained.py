@@ -350,7 +350,7 @@ def set_argument(name, value):
         ),
         (set_argument('dropout', 7), r"'dropout' needs .* \(got 7\)"),
         (set_argument('num_users', 'many'), r"'CRANE' \(got TypeError: "),
-        (set_argument('in_channels', None), r"'CRANE' \(got TypeError: "),
+        (set_argument('in_channels', None), r"'in_channels' .* \(got None\)"),
         (set_argument('num_users', 10**40), r"'CRANE' \(got "),
     ],
     ids=range(11),
@@ -609,3 +609,16 @@ def test_pretrained_to_the_hub(folder, tmp_path, monkeypatch):
     assert 'library_name: crane_pyg' in card
     assert "CRANE.from_pretrained('user/repo')" in card
     assert '{{' not in card
+
+
+def test_extended_model_of_other_arguments(tmp_path):
+    class Other(CRANE):
+        def __init__(self, *args, boost=1.0, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    data = T.BuildDualGraph()(FakeMultimodalDataset(30, 20)[0])
+    sizes = {'image': 64, 'text': 32}
+    model = Other(30, 20, sizes).extend(data)
+    with pytest.raises(ValueError, match=r"'Other' .* 'num_users' .*'boost'"):
+        model.save_pretrained(tmp_path / 'model')
+    assert not (tmp_path / 'model').exists()

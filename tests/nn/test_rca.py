@@ -947,3 +947,13 @@ def test_rca_cuda_does_not_synchronize(mode, masked):
     expected = twin([x.detach().cpu() for x in xs], cpu_masks)
     outs = [out.cpu() for out in rca(xs, masks)]
     assert_close(outs, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rca_statistics_survive_a_nan():
+    rca = random_rca(4, 2)
+    train_statistics(rca)
+    before = rca.covariance.clone()
+    xs = list(torch.randn(2, 5, 4, dtype=before.dtype))
+    xs[1][2, 0] = float('nan')
+    rca.train()(xs)
+    assert torch.equal(rca.covariance, before)

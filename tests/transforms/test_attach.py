@@ -236,10 +236,10 @@ def test_attach_users_drops_attributes_of_pairs():
 @pytest.mark.parametrize(
     ('history', 'match'),
     [
-        ([], r"'histories\[1\]' .* at least one item .* shape \[0\]\)"),
+        ([], r"'histories\[1\]' .* at least one item \(got none\)"),
         ([[1, 2]], r"'histories\[1\]' .* one dimension \(got shape \[1, 2\]"),
-        ([3, 60], r'indices from 0 to 59 \(got 60\)'),
-        ([-1], r'indices from 0 to 59 \(got -1\)'),
+        ([3, 60], r"'histories\[1\]' .* between 0 and 59 \(got 60\)"),
+        ([-1], r"'histories\[1\]' .* between 0 and 59 \(got -1\)"),
         ([0.5], r'integers \(got torch.float32\)'),
     ],
 )
@@ -247,3 +247,61 @@ def test_attach_users_errors(history, match):
     built = T.BuildDualGraph()(FakeMultimodalDataset(80, 60)[0])
     with pytest.raises(ValueError, match=match):
         T.attach_users(built, [torch.tensor([4]), torch.tensor(history)])
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        {'weighting': 'uniform'},
+        {'undirected': False},
+        {'modality_weights': {'image': 1.0, 'text': 3.0}},
+    ],
+)
+def test_attach_items_to_what_other_options_built(kwargs):
+    _, old, features = get_data()
+    data = T.BuildDualGraph(**kwargs)(old)
+    with pytest.raises(
+        ValueError, match=r"'similar_to'.* BuildDualGraph\(k=10"
+    ):
+        T.attach_items(data, features)
+
+
+def test_attach_users_to_what_other_options_built():
+    data = T.BuildDualGraph()(FakeMultimodalDataset(80, 60)[0])
+    transform = T.BuildDualGraph(num_co_rated=3)
+    match = r"'co_rated'.*num_co_rated=3.* \(got \d+ of one item\)"
+    with pytest.raises(ValueError, match=match):
+        T.attach_users(data, [[4]], transform)
+
+
+def test_attach_items_to_reduced_features():
+    _, old, features = get_data()
+    reduced = T.ReduceFeatures(8)(old)
+    new = {n: x @ reduced['item'][f'basis_{n}'] for n, x in features.items()}
+    out = T.attach_items(T.BuildDualGraph()(reduced), new)
+    assert out['item'].x_image.size() == (120, 8)
+
+    # The neighbors are those of other features:
+    data = T.ReduceFeatures(8)(T.BuildDualGraph()(old))
+    with pytest.raises(ValueError, match=r"'neighbor_image' .* \(got None\)"):
+        T.attach_items(data, new)
+
+
+@pytest.mark.parametrize('sort_order', ['row', 'col', None])
+def test_attach_items_leaves_other_graphs_in_their_order(sort_order):
+    _, old, features = get_data()
+    data = T.BuildDualGraph()(old)
+    edges = torch.tensor([[0, 1, 5], [0, 5, 1]])
+    also = EdgeIndex(
+        edges if sort_order == 'row' else edges.flip(0),
+        sparse_size=(NUM_OLD, NUM_OLD),
+        sort_order=sort_order,
+        is_undirected=sort_order is not None,
+    )
+    data['item', 'also', 'item'].edge_index = also
+    out = T.attach_items(data, features)['item', 'also', 'item'].edge_index
+    out.validate()
+    assert torch.equal(out.as_tensor(), also.as_tensor())
+    assert out.sparse_size() == (120, 120)
+    assert out.sort_order == also.sort_order
+    assert out.is_undirected == also.is_undirected

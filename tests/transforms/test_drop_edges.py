@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
+from torch_geometric.transforms import RandomLinkSplit
 
 import crane_pyg.transforms as T
+from crane_pyg.datasets import FakeMultimodalDataset
 
 RATES = ('user', 'rates', 'item')
 REV = ('item', 'rev_rates', 'user')
@@ -105,9 +107,9 @@ def test_degree_drop_empty():
 
 @pytest.mark.parametrize('p', [1.0, 1.5, -0.1, float('nan')])
 def test_p_errors(p):
-    with pytest.raises(ValueError, match=rf'range \[0, 1\) \(got {p}\)'):
+    with pytest.raises(ValueError, match=rf"'p' .* in \[0, 1\) \(got {p}\)"):
         T.degree_drop(torch.zeros(2, 1, dtype=torch.long), 1, 1, p)
-    with pytest.raises(ValueError, match=rf'range \[0, 1\) \(got {p}\)'):
+    with pytest.raises(ValueError, match=rf"'p' .* in \[0, 1\) \(got {p}\)"):
         T.DegreeDropEdges(p)
 
 
@@ -236,3 +238,16 @@ def test_degree_drop_edges_is_quick():
     start = time.perf_counter()
     transform(data)
     assert time.perf_counter() - start < 2.0
+
+
+def test_drop_edges_replaces_labels_of_a_split():
+    data = FakeMultimodalDataset(60, 40)[0]
+    rates = data['user', 'rates', 'item']
+    del rates.val_edge_label_index, rates.test_edge_label_index
+    split = RandomLinkSplit(0.1, 0.1, edge_types=[('user', 'rates', 'item')])
+    data = T.BuildDualGraph()(split(data)[0])
+    assert 'edge_label' in data['user', 'rates', 'item']
+    out = T.DegreeDropEdges(0.5)(data)['user', 'rates', 'item']
+    assert 'edge_label' not in out
+    assert out.edge_label_index.size(1) > 0
+    assert 'edge_label' in data['user', 'rates', 'item']

@@ -431,3 +431,21 @@ def test_data_errors():
         del d['item'].x_image, d['item'].x_text
 
     check(r"at least one modality .* \['num_nodes'\]", drop_modalities)
+
+
+@pytest.mark.parametrize(
+    ('item_edge', 'co_edge'),
+    [('near', 'near'), ('refined', 'near'), ('near', 'refined')],
+)
+def test_names_of_relations_differ(item_edge, co_edge):
+    match = rf"\(got '{item_edge}' and '{co_edge}'\)"
+    with pytest.raises(ValueError, match=match):
+        T.BuildDualGraph(item_edge=item_edge, co_edge=co_edge)
+
+
+def test_infinite_features_are_named():
+    data = get_data()
+    name = next(key for key in data['item'] if key.startswith('x_'))
+    data['item'][name][1, 0] = float('inf')
+    with pytest.raises(ValueError, match=rf"'{name}' .* infinite"):
+        T.BuildDualGraph()(data)

@@ -343,3 +343,14 @@ def test_merge_item_graphs_index_out_of_range():
     graph = (torch.tensor([[1, 2], [0, 0]]), torch.ones(2))
     with pytest.raises(ValueError, match=r'from 0 to 1 \(got 2\)'):
         T.merge_item_graphs({'a': graph}, {'a': 1.0}, 2)
+
+
+def test_merge_item_graphs_of_many_items_in_short_integers():
+    edges = torch.tensor([[0, 69_999, 5], [69_999, 0, 69_998]])
+    graphs = {'a': (edges.int(), torch.ones(3))}
+    out = T.merge_item_graphs(graphs, {'a': 1.0}, 70_000)
+    expected = T.merge_item_graphs(
+        {'a': (edges, torch.ones(3))}, {'a': 1.0}, 70_000
+    )
+    for x, y in zip(out, expected, strict=True):
+        assert torch.equal(x, y)

