@@ -6,8 +6,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from crane_pyg.neighborhood import Neighborhood
-from crane_pyg.nn import CRANE, CRANEOutput
-from crane_pyg.nn.loss import sampled_softmax_loss
+from crane_pyg.nn import CRANE, CRANEOutput, SampledSoftmaxLoss
 from crane_pyg.transforms import ReduceFeatures
 
 from .base import Model, Recipe
@@ -143,21 +142,18 @@ class Softmax(torch.nn.Module):
             count += torch.bincount(item, minlength=num_items)
         self.register_buffer('share', count / count.sum(), persistent=False)
         self.lambda_reg, self.num_samples = lambda_reg, num_samples
-        self.temperature, self.correct = temperature, correct
+        self.loss_fn, self.correct = SampledSoftmaxLoss(temperature), correct
 
     def forward(self, out: CRANEOutput, user: Tensor, pos: Tensor) -> Tensor:
         r"""The loss of a mini-batch of training pairs."""
         neg = self.share.multinomial(self.num_samples, replacement=True)
         x, y = F.embedding(user, out.user), F.embedding(pos, out.item)
         reg = x.square().sum() + y.square().sum()
-        z = F.normalize(F.embedding(neg, out.item), dim=-1)
-        x = F.normalize(x, dim=-1) / self.temperature
-        score = (x * F.normalize(y, dim=-1)).sum(dim=-1)
         log_q = (None, None)
         if self.correct:
             log_q = self.share[pos].log(), self.share[neg].log()
-        mask = pos.unsqueeze(1) == neg
-        loss = sampled_softmax_loss(score, x @ z.t(), mask, *log_q)
+        mask, z = pos.unsqueeze(1) == neg, F.embedding(neg, out.item)
+        loss = self.loss_fn(x, y, z, mask, *log_q)
         return loss + self.lambda_reg * reg / x.size(0)
 
 

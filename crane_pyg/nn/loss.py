@@ -113,7 +113,9 @@ class SampledSoftmaxLoss(torch.nn.Module):
     where :math:`s` is the cosine of the embeddings of user and item, or their
     inner product. With uniform negatives, see
     `"On the Effectiveness of Sampled Softmax Loss for Item Recommendation"
-    <https://arxiv.org/abs/2201.02327>`_.
+    <https://arxiv.org/abs/2201.02327>`_. Where items are drawn as negatives
+    with unequal probabilities :math:`q`, :math:`\log q` is subtracted from
+    the logits.
 
     Args:
         temperature (float, optional): :math:`\tau`. (default: :obj:`0.2`)
@@ -123,11 +125,13 @@ class SampledSoftmaxLoss(torch.nn.Module):
     Shapes:
         - **input:** users :math:`(B, d)`, positive items :math:`(B, d)`,
           negative items :math:`(S, d)`, mask :math:`(B, S)`, :obj:`True`
-          where a negative is left out *(optional)*
+          where a negative is left out *(optional)*, :math:`\log q` of the
+          positives :math:`(B)` and of the negatives :math:`(S)` *(optional)*
         - **output:** scalar
 
     Raises:
-        ValueError: If :obj:`temperature` is not positive.
+        ValueError: If :obj:`temperature` is not positive, or only one
+            :math:`\log q` is given.
     """
 
     def __init__(
@@ -146,6 +150,8 @@ class SampledSoftmaxLoss(torch.nn.Module):
         pos_item: Tensor,
         neg_item: Tensor,
         neg_mask: Tensor | None = None,
+        log_q_pos: Tensor | None = None,
+        log_q_neg: Tensor | None = None,
     ) -> Tensor:
         """"""  # noqa: D419
         if self.normalize:
@@ -154,7 +160,9 @@ class SampledSoftmaxLoss(torch.nn.Module):
             neg_item = F.normalize(neg_item, dim=-1)
         user = user / self.temperature
         pos_score = (user * pos_item).sum(dim=-1)
-        return sampled_softmax_loss(pos_score, user @ neg_item.t(), neg_mask)
+        neg_score = user @ neg_item.t()
+        log_q = (log_q_pos, log_q_neg)
+        return sampled_softmax_loss(pos_score, neg_score, neg_mask, *log_q)
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(temperature={self.temperature})'

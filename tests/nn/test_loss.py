@@ -114,7 +114,8 @@ def test_sampled_softmax_loss_needs_both_corrections(given):
 @pytest.mark.parametrize('normalize', [False, True])
 @pytest.mark.parametrize('temperature', [0.2, 1.5])
 @pytest.mark.parametrize('masked', [False, True])
-def test_sampled_softmax_loss_module(normalize, temperature, masked):
+@pytest.mark.parametrize('corrected', [False, True])
+def test_sampled_softmax_loss_module(normalize, temperature, masked, corrected):
     user, pos_item = randn(6, 4, seed=1), randn(6, 4, seed=2)
     neg_item = randn(5, 4, seed=3)
     mask = torch.rand(6, 5) > 0.6 if masked else None
@@ -132,8 +133,11 @@ def test_sampled_softmax_loss_module(normalize, temperature, masked):
         ]
     )
     loss = SampledSoftmaxLoss(temperature, normalize)
-    out = loss(user, pos_item, neg_item, mask)
-    expected = naive_sampled_softmax(pos, neg, mask)
+    log_q = [None, None]
+    if corrected:
+        log_q = [randn(n, seed=n).softmax(0).log().detach() for n in (6, 5)]
+    out = loss(user, pos_item, neg_item, mask, *log_q)
+    expected = naive_sampled_softmax(pos, neg, mask, *log_q)
     assert_same(out, expected, [user, pos_item, neg_item])
 
 
