@@ -52,7 +52,7 @@ GRIDS: dict[str, Grid] = {
     'mgcn': {
         'lambda_reg': [1e-4, 1e-3],
         'contrast_weight': [3e-3, 1e-2],
-        'num_layers': [1, 2],
+        'lr': [0.001, 0.003],
     },
     'mgcn-same-recipe': SAME_RECIPE,
 }
