@@ -14,6 +14,7 @@ STYLES = {
     '-same-recipe': '--',
     '-same-recipe-all-pairs': ':',
     '-all-pairs': ':',
+    '-tuned': '-.',
 }
 PEERS = ['#0072b2', '#56b4e9', '#009e73', '#e69f00', '#cc79a7', '#999999']
 
@@ -60,7 +61,9 @@ def draw(name: str, runs: list[dict], path: Path) -> None:
 
 def family(model: str) -> str:
     """The name of a model without its recipe."""
-    return model.removesuffix('-all-pairs').removesuffix('-same-recipe')
+    for suffix in ('-tuned', '-all-pairs', '-same-recipe'):
+        model = model.removesuffix(suffix)
+    return model
 
 
 if __name__ == '__main__':

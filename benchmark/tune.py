@@ -151,7 +151,7 @@ def show(folder: Path, write: bool) -> None:
     ]
     for (dataset, name), runs in groups.items():
         low, top = min(map(score, runs)), best(runs)
-        setting = ', '.join(assignments(top['overrides']))
+        setting = ', '.join(assignments(top['overrides'])) or 'defaults'
         cells = [dataset, name, str(len(runs)), f'{low:.4f}, {score(top):.4f}']
         lines.append(f'| {" | ".join([*cells, setting])} |')
     runs = [run for group in groups.values() for run in group]
