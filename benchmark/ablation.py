@@ -88,13 +88,9 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
 def main() -> None:
     """Runs the variants without a result, and draws all results."""
     parser = argparse.ArgumentParser()
-    parser.add_argument('--data', help='a folder in the MMRec layout')
+    accuracy.add_options(parser, RESULTS)
     parser.add_argument('--groups', nargs='+', default=list(GROUPS))
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
-    parser.add_argument('--epochs', type=int, default=200)
-    parser.add_argument('--patience', type=int, default=10)
-    parser.add_argument('--device', default='cpu')
-    parser.add_argument('--results', type=Path, default=RESULTS)
     parser.add_argument('--reference', type=Path, default=accuracy.RESULTS)
     parser.add_argument('--draw', action='store_true')
     args = parser.parse_args()
@@ -107,7 +103,6 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains every variant with every seed, unless its result is there."""
-    vars(args).update(demo=False, batch_size=8192, lr=0.003)
     data = accuracy.load_data(args)
     variants = {
         f'{group}: {variant}': overrides
@@ -116,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
     }
     for seed in args.seeds:
         for label, overrides in variants.items():
-            args.set = [f'{k}={json.dumps(v)}' for k, v in overrides.items()]
+            args.set = accuracy.assignments(overrides)
             accuracy.complete(args, 'crane', slug(label), lambda: data, seed)
 
 

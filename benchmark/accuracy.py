@@ -40,16 +40,12 @@ REFERENCES = {
 def main() -> None:
     """Runs all models with all seeds on one data set."""
     parser = argparse.ArgumentParser()
-    parser.add_argument('--data', help='a folder in the MMRec layout')
+    add_options(parser, RESULTS)
     parser.add_argument('--demo', action='store_true', help='use fake data')
     parser.add_argument('--models', nargs='+', default=list(MODELS))
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    parser.add_argument('--epochs', type=int, default=200)
-    parser.add_argument('--patience', type=int, default=10)
     parser.add_argument('--batch-size', type=int, default=8192)
     parser.add_argument('--lr', type=float, default=0.003)
-    parser.add_argument('--device', default='cpu')
-    parser.add_argument('--results', type=Path, default=RESULTS)
     parser.add_argument(
         '--set',
         nargs='+',
@@ -73,6 +69,20 @@ def main() -> None:
             save(args, name + args.tag, seed, result)
 
 
+def add_options(
+    parser: argparse.ArgumentParser, results: Path, patience: int = 10
+) -> None:
+    """What all scripts that train by this harness take, and what it needs of
+    those that do not ask for more.
+    """
+    parser.add_argument('--data', help='a folder in the MMRec layout')
+    parser.add_argument('--epochs', type=int, default=200)
+    parser.add_argument('--patience', type=int, default=patience)
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--results', type=Path, default=results)
+    parser.set_defaults(demo=False, batch_size=8192, lr=0.003, set=[])
+
+
 def load_data(args: argparse.Namespace, seed: int = 0) -> HeteroData:
     """Reads the data; fake data are other ones for each seed."""
     if args.demo:
@@ -86,6 +96,11 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of the models that are not their defaults."""
     pairs = (text.split('=', 1) for text in args.set)
     return {name: json.loads(value) for name, value in pairs}
+
+
+def assignments(setting: dict[str, Any]) -> list[str]:
+    """A setting, as the option `--set` takes it."""
+    return [f'{name}={json.dumps(value)}' for name, value in setting.items()]
 
 
 def refer(
@@ -225,8 +240,7 @@ def complete(
     **about: object,
 ) -> None:
     """Trains and saves a model, unless its result is there."""
-    file = f'{stem(dataset_name(args), name, seed)}.json'
-    if (args.results / file).exists():
+    if path_of(args, name, seed).exists():
         return
     result = fit(model, data(), seed, args)
     del result['recall'], result['ndcg']
@@ -238,9 +252,10 @@ def dataset_name(args: argparse.Namespace) -> str:
     return 'fake' if args.demo else Path(args.data).resolve().name
 
 
-def stem(dataset: str, name: str, seed: int | None) -> str:
-    """What the names of the files of a result begin with."""
-    return f'{dataset}-{name}' + ('' if seed is None else f'-{seed}')
+def path_of(args: argparse.Namespace, name: str, seed: int | None) -> Path:
+    """The file of a result."""
+    end = '' if seed is None else f'-{seed}'
+    return args.results / f'{dataset_name(args)}-{name}{end}.json'
 
 
 def slug(label: str) -> str:
@@ -261,9 +276,8 @@ def save(
         for key in ('recall', 'ndcg')
         if key in result
     }
-    dataset = dataset_name(args)
     record = {
-        'dataset': dataset,
+        'dataset': dataset_name(args),
         'model': name,
         'seed': seed,
         **result,
@@ -273,14 +287,14 @@ def save(
         **provenance(args.device),
     }
     args.results.mkdir(parents=True, exist_ok=True)
-    file = stem(dataset, name, seed)
+    path = path_of(args, name, seed)
     if users:
         with (
-            replacing(args.results / f'{file}.npz') as temp,
+            replacing(path.with_suffix('.npz')) as temp,
             temp.open('wb') as out,
         ):
             numpy.savez_compressed(out, **users)
-    with replacing(args.results / f'{file}.json') as temp:
+    with replacing(path) as temp:
         temp.write_text(json.dumps(record, indent=1) + '\n')
 
 

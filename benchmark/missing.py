@@ -43,14 +43,10 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--data', help='a folder in the MMRec layout')
+    accuracy.add_options(parser, RESULTS, patience=5)
     parser.add_argument('--models', nargs='+', default=MODELS)
     parser.add_argument('--shares', nargs='+', type=float, default=SHARES)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
-    parser.add_argument('--epochs', type=int, default=200)
-    parser.add_argument('--patience', type=int, default=5)
-    parser.add_argument('--device', default='cpu')
-    parser.add_argument('--results', type=Path, default=RESULTS)
     parser.add_argument('--write', action='store_true')
     args = parser.parse_args()
     if args.data is not None:
@@ -60,7 +56,6 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains every model on what each share leaves, unless it was before."""
-    vars(args).update(demo=False, batch_size=8192, lr=0.003, set=[])
     data = read_mmrec(args.data)
     for seed in args.seeds:
         for share in args.shares:

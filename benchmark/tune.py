@@ -64,13 +64,9 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--data', help='a folder in the MMRec layout')
+    accuracy.add_options(parser, RESULTS)
     parser.add_argument('--models', nargs='+', default=list(GRIDS))
     parser.add_argument('--seeds', nargs='*', type=int, default=[0, 1, 2])
-    parser.add_argument('--epochs', type=int, default=200)
-    parser.add_argument('--patience', type=int, default=10)
-    parser.add_argument('--device', default='cpu')
-    parser.add_argument('--results', type=Path, default=RESULTS)
     parser.add_argument('--best', type=Path, default=accuracy.RESULTS)
     parser.add_argument('--write', action='store_true')
     args = parser.parse_args()
@@ -81,11 +77,10 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Tunes one model after the other, and trains each as tuned."""
-    vars(args).update(demo=False, batch_size=8192, lr=0.003)
     data = accuracy.load_data(args)
     for name in args.models:
         for setting in settings(GRIDS[name]):
-            args.set = assignments(setting)
+            args.set = accuracy.assignments(setting)
             label = accuracy.slug(' '.join([name, *args.set]))
             accuracy.complete(
                 args, name, label, lambda: data, seed=0, tuned=name
@@ -102,19 +97,13 @@ def settings(grid: Grid) -> list[dict[str, Any]]:
     ]
 
 
-def assignments(setting: dict[str, Any]) -> list[str]:
-    """A setting, as the option `--set` of accuracy.py takes it."""
-    return [f'{name}={json.dumps(value)}' for name, value in setting.items()]
-
-
 def train_best(args: argparse.Namespace, name: str, data: HeteroData) -> None:
     """Trains what did best with all seeds, unless that is what is kept."""
     runs = tuned(args.results)[accuracy.dataset_name(args), name]
     args = argparse.Namespace(**{**vars(args), 'results': args.best})
-    args.set = assignments(best(runs)['overrides'])
+    args.set = accuracy.assignments(best(runs)['overrides'])
     for seed in args.seeds:
-        stem = accuracy.stem(accuracy.dataset_name(args), name, seed)
-        path = args.results / f'{stem}.json'
+        path = accuracy.path_of(args, name, seed)
         if not path.exists() or (
             json.loads(path.read_text())['overrides']
             != accuracy.overrides(args)
@@ -151,7 +140,9 @@ def show(folder: Path, write: bool) -> None:
     ]
     for (dataset, name), runs in groups.items():
         low, top = min(map(score, runs)), best(runs)
-        setting = ', '.join(assignments(top['overrides'])) or 'defaults'
+        setting = (
+            ', '.join(accuracy.assignments(top['overrides'])) or 'defaults'
+        )
         cells = [dataset, name, str(len(runs)), f'{low:.4f}, {score(top):.4f}']
         lines.append(f'| {" | ".join([*cells, setting])} |')
     runs = [run for group in groups.values() for run in group]

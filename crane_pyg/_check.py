@@ -27,8 +27,6 @@ def check_finite(name: str, value: float) -> None:
         raise ValueError(f"'{name}' needs to be finite (got {value})")
 
 
-def check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(
-            f"'temperature' needs to be positive (got {temperature})"
-        )
+def check_positive(value: float, name: str) -> None:
+    if not value > 0:  # Which NaN is not.
+        raise ValueError(f"'{name}' needs to be positive (got {value})")

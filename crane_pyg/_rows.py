@@ -13,6 +13,16 @@ def as_plain(edge_index: Tensor) -> Tensor:
     return edge_index
 
 
+def largest_entry(x: Tensor) -> Tensor:
+    r"""Returns the largest absolute entry of each row. It is positive where a
+    row has features: neither zero nor NaN.
+    """
+    if x.size(1) == 0:
+        return x.new_zeros(x.size(0))
+    out: Tensor = torch.linalg.vector_norm(x, float('inf'), dim=1)
+    return out
+
+
 class CompressedRows:
     r"""The destinations of each source, and values on the way."""
 

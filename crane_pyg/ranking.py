@@ -10,6 +10,7 @@ from torch_geometric.metrics import (
     LinkPredRecall,
 )
 
+from crane_pyg._check import check_positive
 from crane_pyg._groups import Products, group_top_k
 from crane_pyg._rows import (
     CompressedRows,
@@ -194,10 +195,7 @@ def score_blocks(
     r"""Yields blocks of users and their scores of all items, filled up with
     :math:`-\infty` to whole groups; the next block overwrites them.
     """
-    if block_size <= 0:
-        raise ValueError(
-            f"'block_size' needs to be positive (got {block_size})"
-        )
+    check_positive(block_size, 'block_size')
     size = (user_emb.size(0), item_emb.size(0))
     if neighbors is not None and neighbors.size != size:
         raise ValueError(

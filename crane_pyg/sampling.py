@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import structured_negative_sampling
 
+from crane_pyg._check import check_positive
 from crane_pyg._rows import block_sizes, check_index, check_pairs
 
 __all__ = ['sample_negatives']
@@ -41,10 +42,7 @@ def sample_negatives(
             that shape, if there is no such item, or if a user has pairs with
             all items.
     """
-    if num_samples <= 0:
-        raise ValueError(
-            f"'num_samples' needs to be positive (got {num_samples})"
-        )
+    check_positive(num_samples, 'num_samples')
     for name, pairs in [('edge_index', edge_index), ('exclude', exclude)]:
         if pairs is not None:
             check_pairs(name, pairs)

@@ -15,7 +15,7 @@ from crane_pyg._check import (
     check_fraction,
     check_least,
     check_option,
-    check_temperature,
+    check_positive,
 )
 from crane_pyg._rows import as_plain
 from crane_pyg.neighborhood import Neighborhood
@@ -353,7 +353,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             torch.cat([user, pos]),
         )
         if contrast_weight > 0:
-            check_temperature(temperature)
+            check_positive(temperature, 'temperature')
             n = contrast_size
             user_views, item_views = self.views(user[:n]), self.views(pos[:n])
             if self.profile == 'contrast':

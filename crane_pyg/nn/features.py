@@ -7,6 +7,8 @@ from weakref import ref
 import torch
 from torch import Tensor
 
+from crane_pyg._rows import largest_entry
+
 
 class Features(NamedTuple):
     r"""The features of all rows, zero in those that are missing, and which
@@ -22,7 +24,7 @@ def fill_missing(x: Tensor, name: str, dtype: torch.dtype) -> Features:
     missing, and filled up. Where nothing changes, nothing is copied.
     """
     x = x.to(dtype)
-    largest = torch.linalg.vector_norm(x.detach(), float('inf'), dim=-1)
+    largest = largest_entry(x.detach())
     if bool(largest.isinf().any()):
         raise ValueError(
             f"'{name}' needs to hold no infinite entries (got 'inf')"

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crane_pyg._check import check_temperature
+from crane_pyg._check import check_positive
 
 
 @torch.no_grad()
@@ -140,7 +140,7 @@ class SampledSoftmaxLoss(torch.nn.Module):
         normalize: bool = True,
     ) -> None:
         super().__init__()
-        check_temperature(temperature)
+        check_positive(temperature, 'temperature')
         self.temperature = temperature
         self.normalize = normalize
 
@@ -195,7 +195,7 @@ class InfoNCELoss(torch.nn.Module):
 
     def __init__(self, temperature: float = 0.2) -> None:
         super().__init__()
-        check_temperature(temperature)
+        check_positive(temperature, 'temperature')
         self.temperature = temperature
 
     def forward(

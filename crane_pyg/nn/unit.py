@@ -5,15 +5,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-EPS: Final = 1e-12  # Or what half precision can hold.
+EPS: Final = 1e-12
+
+
+def _eps(x: Tensor) -> float:
+    return max(EPS, torch.finfo(x.dtype).tiny)  # Half precision holds no less.
 
 
 class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        eps = max(EPS, torch.finfo(x.dtype).tiny)
-        scale = norm.clamp(min=eps).reciprocal_()
+        scale = norm.clamp(min=_eps(x)).reciprocal_()
         # The input is there anyway, where it is a parameter:
         ctx.save_for_backward(x, scale, norm)
         out: Tensor = x * scale
@@ -25,7 +28,7 @@ class _Unit(torch.autograd.Function):
         x, scale, norm = ctx.saved_tensors
         along = (grad * x).sum(dim=-1, keepdim=True) * scale * scale
         # A vector that is as good as zero is only multiplied:
-        along *= norm > max(EPS, torch.finfo(x.dtype).tiny)
+        along *= norm > _eps(x)
         across: Tensor = grad.addcmul(x, along, value=-1)
         return across.mul_(scale)
 

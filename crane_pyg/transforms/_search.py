@@ -8,6 +8,7 @@ from torch import Tensor
 from torch_geometric.utils import cumsum, degree
 
 from crane_pyg._groups import GROUP, Products
+from crane_pyg._rows import largest_entry
 
 PART_SIZE: Final = 2**16  # Keeps products of pairs in the cache.
 GPU_PART_SIZE: Final = 2**22  # Which has fewer, larger kernels to start.
@@ -27,8 +28,11 @@ class Rows:
         self.x, self.block_size = x.detach(), block_size
         if x.dtype == torch.double:
             blocks = self.x.split(block_size)
-            self.x = torch.cat([(b / row_scale(b)).float() for b in blocks])
-        scale = torch.cat([row_scale(b) for b in self.x.split(block_size)])
+            self.x = torch.cat(
+                [(b / largest_entry(b)[:, None]).float() for b in blocks]
+            )
+        blocks = self.x.split(block_size)
+        scale = torch.cat([largest_entry(b) for b in blocks])[:, None]
         self.index = (scale > 0).nonzero()[:, 0]  # Drops NaN as well.
         self.scale = scale.index_select(0, self.index).float()
         every = torch.arange(len(self), device=x.device)
@@ -188,12 +192,6 @@ def complement(index: Tensor, size: int) -> Tensor:
     mask = torch.ones(size, dtype=torch.bool, device=index.device)
     mask[index] = False
     return mask.nonzero().view(-1)
-
-
-def row_scale(x: Tensor) -> Tensor:
-    if x.size(1) == 0:
-        return x.new_zeros(x.size(0), 1)
-    return x.abs().amax(dim=1, keepdim=True)
 
 
 def hash_rows(x: Tensor) -> Tensor:

@@ -71,11 +71,6 @@ def get_modalities(data: HeteroData, node_type: str) -> dict[str, Tensor]:
     return xs
 
 
-def check_positive(value: int, name: str) -> None:
-    if value <= 0:
-        raise ValueError(f"'{name}' needs to be positive (got {value})")
-
-
 def check_weights(
     weights: dict[str, float],
     names: list[str],

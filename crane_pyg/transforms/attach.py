@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data.hetero_data import HeteroData
 
-from crane_pyg._rows import as_index, as_plain
+from crane_pyg._rows import as_index, as_plain, largest_entry
 from crane_pyg.transforms._search import Rows, rank, search
 from crane_pyg.transforms._utils import (
     check_features,
@@ -68,12 +68,15 @@ def attach_items(
     num_old = get_num_nodes(data, item_type)
     num_items = next(iter(xs.values())).size(0)
 
-    _check_built(data, transform)
+    neighbors = {
+        name: from_lists(*_get_lists(data, name, transform))
+        for name in transform.get_weights(xs)
+    }
+    _check_built(data, neighbors, transform)
     data = copy.copy(data)
     store = data[item_type]
-    for name in transform.get_weights(xs):
-        lists = _get_lists(data, name, transform)
-        edges = _attach(xs[name], from_lists(*lists), num_old, transform)
+    for name, edges in neighbors.items():
+        edges = _attach(xs[name], edges, num_old, transform)
         lists = to_lists(*edges, size=(num_items, transform.k))
         store[f'neighbor_{name}'], store[f'similarity_{name}'] = lists
     for name, x in xs.items():
@@ -163,8 +166,7 @@ def _check_new(
         else x.new_full((num_new, x.size(1)), float('nan'))
         for name, x in old.items()
     }
-    # Comparison drops NaN as well:
-    has = [x.abs().sum(dim=1) > 0 for x in new.values()]
+    has = [largest_entry(x) > 0 for x in new.values()]
     lacking = (~torch.stack(has).any(dim=0)).nonzero().view(-1).tolist()
     if len(lacking) > 0:
         warnings.warn(
@@ -176,16 +178,16 @@ def _check_new(
     return new
 
 
-def _check_built(data: HeteroData, transform: BuildDualGraph) -> None:
-    r"""Builds the graph of similar items once more, of the same lists."""
+def _check_built(
+    data: HeteroData,
+    neighbors: dict[str, tuple[Tensor, Tensor]],
+    transform: BuildDualGraph,
+) -> None:
+    r"""Builds the graph of similar items once more, of their neighbors."""
     item_type = transform.edge_type[2]
     edge_type = (item_type, transform.item_edge, item_type)
-    lists = {
-        name: from_lists(*_get_lists(data, name, transform))
-        for name in transform.get_weights(get_modalities(data, item_type))
-    }
     store, num_items, _ = get_edges(data, edge_type)
-    edge_index, weight = transform.item_graph(lists, num_items)
+    edge_index, weight = transform.item_graph(neighbors, num_items)
     if not torch.equal(edge_index, as_plain(store.edge_index)) or not (
         torch.allclose(weight, store.edge_weight.to(weight), 1e-2, 1e-4)
     ):

@@ -2,11 +2,11 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce, cumsum, degree
 
+from crane_pyg._check import check_positive
 from crane_pyg._rows import as_plain, block_sizes
 from crane_pyg.transforms._search import rank
 from crane_pyg.transforms._utils import (
     check_edge_index,
-    check_positive,
 )
 
 

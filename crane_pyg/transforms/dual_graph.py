@@ -8,11 +8,11 @@ from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.transforms.base_transform import BaseTransform
 from torch_geometric.utils import to_undirected
 
+from crane_pyg._check import check_positive
 from crane_pyg.transforms._utils import (
     EdgeType,
     check_edge_type,
     check_no_inf,
-    check_positive,
     check_weights,
     edge_attrs,
     from_lists,
@@ -26,7 +26,7 @@ from crane_pyg.transforms._utils import (
     to_lists,
 )
 from crane_pyg.transforms.co_rated import co_rated_graph
-from crane_pyg.transforms.knn import knn_item_graph, merge_item_graphs
+from crane_pyg.transforms.knn import merge_item_graphs, nearest
 from crane_pyg.transforms.norm import row_norm, symmetric_norm
 
 
@@ -155,7 +155,7 @@ class BuildDualGraph(BaseTransform):
 
         for name in self.get_weights(xs):
             neighbor, sim = to_lists(
-                *knn_item_graph(xs[name], self.k, self.block_size),
+                *nearest(xs[name], self.k, self.block_size),
                 size=(num_items, self.k),
             )
             data[item_type][f'neighbor_{name}'] = neighbor

@@ -2,12 +2,12 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
+from crane_pyg._check import check_positive
 from crane_pyg.transforms._search import Rows, rank, search
 from crane_pyg.transforms._utils import (
     check_edge_index,
     check_features,
     check_no_inf,
-    check_positive,
     check_weights,
 )
 
@@ -59,7 +59,11 @@ def knn_item_graph(
     check_positive(block_size, 'block_size')
     check_features(x, 'x')
     check_no_inf(x, 'x')
+    return nearest(x, k, block_size)
 
+
+def nearest(x: Tensor, k: int, block_size: int) -> tuple[Tensor, Tensor]:
+    r"""The same as :meth:`knn_item_graph` of what is checked already."""
     rows = Rows(x, block_size)
     if len(rows) == 0:
         return rows.index.new_empty(2, 0), x.new_empty(0, dtype=torch.float)

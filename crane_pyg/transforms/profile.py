@@ -5,7 +5,7 @@ from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.transforms.base_transform import BaseTransform
 from torch_geometric.utils import degree
 
-from crane_pyg._rows import as_plain
+from crane_pyg._rows import as_plain, largest_entry
 from crane_pyg.transforms._utils import (
     EdgeType,
     check_edge_index,
@@ -50,8 +50,7 @@ def user_profiles(x: Tensor, edge_index: Tensor, num_users: int) -> Tensor:
     """
     check_features(x, 'x')
     check_edge_index(edge_index, num_users, x.size(0))
-    largest = torch.linalg.vector_norm(x, float('inf'), dim=1)
-    lacks = ~(largest > 0)  # NaN included.
+    lacks = ~(largest_entry(x) > 0)
     edge_index = as_plain(edge_index).long()
     edge_index = edge_index[:, ~lacks[edge_index[1]]]
 

@@ -4,7 +4,8 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.transforms.base_transform import BaseTransform
 
-from crane_pyg.transforms._utils import check_positive, get_modalities
+from crane_pyg._check import check_positive
+from crane_pyg.transforms._utils import get_modalities
 
 OVERSAMPLING = 8
 NUM_ITERATIONS = 4
