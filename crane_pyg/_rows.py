@@ -38,6 +38,7 @@ class CompressedRows:
         check_pairs(name, edge_index)
         check_index(f'{name}[0]', edge_index[0], num_src)
         check_index(f'{name}[1]', edge_index[1], num_dst)
+        check_shape(f'values of {name}', value, edge_index.size(1))
         src, perm = edge_index[0].sort(stable=True)
         self.ptr: Tensor = index2ptr(src, num_src)
         self.dst = edge_index[1][perm]
@@ -83,6 +84,13 @@ def check_pairs(name: str, edge_index: Tensor) -> None:
         raise ValueError(
             f"'{name}' needs to be of shape [2, num_edges] "
             f'(got {list(edge_index.shape)})'
+        )
+
+
+def check_shape(name: str, x: Tensor | None, *size: int) -> None:
+    if x is not None and x.size() != size:
+        raise ValueError(
+            f"'{name}' needs to be of shape {list(size)} (got {list(x.shape)})"
         )
 
 

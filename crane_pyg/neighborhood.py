@@ -5,7 +5,7 @@ from typing import Final
 
 from torch import Tensor
 
-from crane_pyg._rows import CompressedRows
+from crane_pyg._rows import CompressedRows, check_shape
 
 __all__ = ['Neighborhood']
 
@@ -35,7 +35,8 @@ class Neighborhood:
         size (tuple[int, int]): The number of users and of items.
 
     Raises:
-        ValueError: If an index is out of range.
+        ValueError: If an index is out of range, or a graph has more or fewer
+            weights than edges.
     """
 
     def __init__(
@@ -59,7 +60,12 @@ class Neighborhood:
         Args:
             score (torch.Tensor): The scores :math:`(B, I)`, contiguous.
             users (torch.Tensor): The users :math:`(B)`.
+
+        Raises:
+            ValueError: If there are too few scores.
         """
+        num_rows, num_cols = users.numel(), max(score.size(1), self.size[1])
+        check_shape('score', score, num_rows, num_cols)
         row, item, _ = self.history[users]
         start = row * score.size(1)
         for graph in self.graphs:

@@ -109,3 +109,19 @@ def test_neighborhood_errors(history, edge_index, match):
     graph = (torch.tensor(edge_index), torch.ones(1), 1.0)
     with pytest.raises(ValueError, match=match):
         Neighborhood(torch.tensor(history), [graph], SIZE)
+
+
+@pytest.mark.parametrize('num_values', [1, 3])
+def test_neighborhood_needs_a_weight_per_edge(history, num_values):
+    graph = (torch.zeros(2, 2).long(), torch.ones(num_values), 1.0)
+    match = rf"'values of graphs' .* \[2\] \(got \[{num_values}\]\)"
+    with pytest.raises(ValueError, match=match):
+        Neighborhood(history, [graph], SIZE)
+
+
+@pytest.mark.parametrize('size', [(4, SIZE[1] - 1), (3, SIZE[1])])
+def test_neighborhood_needs_scores_of_all_items(history, graphs, size):
+    near = Neighborhood(history, graphs, SIZE)
+    match = rf"'score' .* \[4, 9\] \(got \[{size[0]}, {size[1]}\]\)"
+    with pytest.raises(ValueError, match=match):
+        near.add_to(torch.zeros(size), torch.tensor([5, 0, 5, 3]))

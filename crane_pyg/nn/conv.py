@@ -9,6 +9,7 @@ from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 from torch_geometric.utils import is_sparse
 
+from crane_pyg._rows import check_shape
 from crane_pyg.nn.spmm import needs_grad, spmm
 
 
@@ -238,11 +239,7 @@ def _check_weight(edge_weight: object) -> None:
 
 def _unpack(adj: Adj, edge_weight: OptTensor) -> tuple[Tensor, OptTensor]:
     if not is_sparse(adj):
-        if edge_weight is not None and edge_weight.size() != adj.size()[1:]:
-            raise ValueError(
-                f"'edge_weight' needs to hold one value for each of the "
-                f'{adj.size(1)} edges (got size {list(edge_weight.size())})'
-            )
+        check_shape('edge_weight', edge_weight, adj.size(1))
         return adj, edge_weight
 
     if edge_weight is not None:

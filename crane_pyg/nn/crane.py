@@ -17,7 +17,7 @@ from crane_pyg._check import (
     check_option,
     check_positive,
 )
-from crane_pyg._rows import as_plain
+from crane_pyg._rows import as_plain, check_shape
 from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn._mode import evaluation
 from crane_pyg.nn.conv import CRANEConv
@@ -332,9 +332,9 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 (default: :obj:`1024`)
 
         Raises:
-            ValueError: If there is no pair, if a value is out of its range,
-                or if there is an objective for views, and the model has no ID
-                stream.
+            ValueError: If there is no pair, if negatives are of another shape,
+                if a value is out of its range, or if there is an objective for
+                views, and the model has no ID stream.
         """
         check_least(
             0,
@@ -342,8 +342,12 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             contrast_weight=contrast_weight,
         )
         check_least(1, contrast_size=contrast_size)
-        check_least(1, **{'len(user_index)': user_index.numel()})
-        neg_index = neg_index.reshape(user_index.numel(), -1)
+        num_pairs = user_index.numel()
+        check_least(1, **{'len(user_index)': num_pairs})
+        if neg_index.dim() == 1:
+            neg_index = neg_index.unsqueeze(1)
+        num_samples = max(neg_index.size(-1), 1)
+        check_shape('neg_index', neg_index, num_pairs, num_samples)
         user = F.embedding(user_index, out.user)
         neg_index = hardest_negative(user, out.item, neg_index)
         pos, neg = F.embedding(torch.stack([pos_index, neg_index]), out.item)

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crane_pyg._check import check_positive
+from crane_pyg._check import check_least, check_positive
+from crane_pyg._rows import check_shape
 
 
 @torch.no_grad()
@@ -45,8 +46,15 @@ def sampled_softmax_loss(
 
     Raises:
         ValueError: If only one of :obj:`log_q_pos` and :obj:`log_q_neg` is
-            given.
+            given, if shapes differ from these, or if there is no positive.
     """
+    num_pos, num_neg = pos_score.size(0), neg_score.size(-1)
+    check_least(1, **{'len(pos_score)': num_pos})
+    check_shape('pos_score', pos_score, num_pos)
+    check_shape('neg_score', neg_score, num_pos, num_neg)
+    check_shape('neg_mask', neg_mask, num_pos, num_neg)
+    check_shape('log_q_pos', log_q_pos, num_pos)
+    check_shape('log_q_neg', log_q_neg, num_neg)
     if (log_q_pos is None) != (log_q_neg is None):
         given = 'log_q_neg' if log_q_pos is None else 'log_q_pos'
         raise ValueError(
@@ -77,7 +85,16 @@ def info_nce_loss(
         index (torch.Tensor, optional): Which node each row is :math:`(N)`; a
             node that occurs twice is no negative of itself. All differ if
             not given. (default: :obj:`None`)
+
+    Raises:
+        ValueError: If the views or :obj:`index` are of another shape.
     """
+    if x.size() != y.size():
+        raise ValueError(
+            f'The two views need to have the same shape '
+            f'(got {list(x.size())} and {list(y.size())})'
+        )
+    check_shape('index', index, x.size(0))
     x, y = F.normalize(x, dim=-1) / temperature, F.normalize(y, dim=-1)
     logits = x @ y.t()
     if index is not None:
@@ -130,8 +147,9 @@ class SampledSoftmaxLoss(torch.nn.Module):
         - **output:** scalar
 
     Raises:
-        ValueError: If :obj:`temperature` is not positive, or only one
-            :math:`\log q` is given.
+        ValueError: If :obj:`temperature` is not positive, if only one
+            :math:`\log q` is given, if shapes differ from these, or if there
+            is no user.
     """
 
     def __init__(
@@ -154,6 +172,8 @@ class SampledSoftmaxLoss(torch.nn.Module):
         log_q_neg: Tensor | None = None,
     ) -> Tensor:
         """"""  # noqa: D419
+        check_shape('pos_item', pos_item, *user.size())
+        check_shape('neg_item', neg_item, len(neg_item), user.size(-1))
         if self.normalize:
             user = F.normalize(user, dim=-1)
             pos_item = F.normalize(pos_item, dim=-1)
@@ -165,7 +185,11 @@ class SampledSoftmaxLoss(torch.nn.Module):
         return sampled_softmax_loss(pos_score, neg_score, neg_mask, *log_q)
 
     def __repr__(self) -> str:
-        return f'{self.__class__.__name__}(temperature={self.temperature})'
+        normalize = '' if self.normalize else ', normalize=False'
+        return (
+            f'{self.__class__.__name__}(temperature={self.temperature}'
+            f'{normalize})'
+        )
 
 
 class InfoNCELoss(torch.nn.Module):
@@ -190,7 +214,7 @@ class InfoNCELoss(torch.nn.Module):
 
     Raises:
         ValueError: If :obj:`temperature` is not positive, or the views differ
-            in shape.
+            in shape, or node indices do not fit them.
     """
 
     def __init__(self, temperature: float = 0.2) -> None:
@@ -205,11 +229,6 @@ class InfoNCELoss(torch.nn.Module):
         index: Tensor | None = None,
     ) -> Tensor:
         """"""  # noqa: D419
-        if x.size() != y.size():
-            raise ValueError(
-                f'The two views need to have the same shape '
-                f'(got {list(x.size())} and {list(y.size())})'
-            )
         return info_nce_loss(x, y, self.temperature, index)
 
     def __repr__(self) -> str:

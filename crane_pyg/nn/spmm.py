@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
+from crane_pyg._rows import check_shape
+
 __all__ = ['spmm']
 
 
@@ -129,7 +131,8 @@ def spmm(
 
     Raises:
         ValueError: If :obj:`edge_index` is not sorted or its cache does not
-            fit its size, or if :obj:`edge_weight` requires a gradient.
+            fit its size, if the shape of :obj:`x` or :obj:`edge_weight` does
+            not, or if :obj:`edge_weight` requires a gradient.
     """
     if not edge_index.is_sorted:
         raise ValueError(
@@ -141,6 +144,8 @@ def spmm(
             f"'edge_weight' must not require a gradient (got "
             f"'requires_grad={edge_weight.requires_grad}')"
         )
+    check_shape('x', x, edge_index.get_sparse_size(0), x.size(-1))
+    check_shape('edge_weight', edge_weight, edge_index.size(1))
     return _apply(x, edge_index, edge_weight, True)
 
 

@@ -524,11 +524,11 @@ def test_crane_conv_raises():
     x = torch.randn(3, CHANNELS)
     edge_index = torch.tensor([[0, 1, 2], [1, 2, 0]])
 
-    with pytest.raises(ValueError, match=r'3 edges \(got size \[2\]\)'):
+    with pytest.raises(ValueError, match=r'shape \[3\] \(got \[2\]\)'):
         conv(x, edge_index, torch.ones(2))
-    with pytest.raises(ValueError, match=r'3 edges \(got size \[3, 1\]\)'):
+    with pytest.raises(ValueError, match=r'shape \[3\] \(got \[3, 1\]\)'):
         conv(x, edge_index, torch.ones(3, 1))
-    with pytest.raises(ValueError, match=r'3 edges \(got size \[2\]\)'):
+    with pytest.raises(ValueError, match=r'shape \[3\] \(got \[2\]\)'):
         conv(x, EdgeIndex(edge_index), torch.ones(2))
     adj, _ = to_layout('csr', edge_index, None, (3, 3))
     with pytest.raises(ValueError, match=r"got 'edge_weight' of size \[3\]"):

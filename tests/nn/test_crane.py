@@ -815,6 +815,24 @@ def test_crane_loss_of_one_negative_each():
 
 
 @pytest.mark.parametrize(
+    ('size', 'match'),
+    [
+        ((4, 30), r'\[30, 30\] \(got \[4, 30\]\)'),
+        ((16, 3), r'\[30, 3\] \(got \[16, 3\]\)'),
+        ((30, 0), r'\[30, 1\] \(got \[30, 0\]\)'),
+        ((120,), r'\[30, 1\] \(got \[120, 1\]\)'),
+        ((5, 6, 4), r'\[30, 4\] \(got \[5, 6, 4\]\)'),
+    ],
+)
+def test_crane_loss_needs_negatives_of_each_pair(size, match):
+    data, model = get_data(), get_model()
+    user, pos, _ = (x[:30] for x in get_batch(data))
+    neg = torch.zeros(size, dtype=torch.long)
+    with pytest.raises(ValueError, match=f"'neg_index' .* {match}"):
+        model.loss(model(data), user, pos, neg)
+
+
+@pytest.mark.parametrize(
     ('kwargs', 'match'),
     [
         ({'lambda_reg': -1.0}, r"'lambda_reg' .* at least 0 \(got -1.0\)"),

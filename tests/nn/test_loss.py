@@ -245,6 +245,37 @@ def test_info_nce_loss_invalid_shapes():
     match = r'same shape \(got \[6, 4\] and \[5, 4\]\)'
     with pytest.raises(ValueError, match=match):
         InfoNCELoss()(randn(6, 4), randn(5, 4))
+    match = r"'index' .* shape \[6\] \(got \[1\]\)"
+    with pytest.raises(ValueError, match=match):
+        InfoNCELoss()(randn(6, 4), randn(6, 4), torch.tensor([3]))
+
+
+@pytest.mark.parametrize(
+    ('name', 'size', 'match'),
+    [
+        ('user', (0, 4), r"'pos_item' .* \[0, 4\] \(got \[6, 4\]\)"),
+        ('pos_item', (1, 4), r"'pos_item' .* \[6, 4\] \(got \[1, 4\]\)"),
+        ('neg_item', (5, 3), r"'neg_item' .* \[5, 4\] \(got \[5, 3\]\)"),
+        ('neg_item', (4,), r"'neg_item' .* \[4, 4\] \(got \[4\]\)"),
+        ('neg_mask', (6, 1), r"'neg_mask' .* \[6, 5\] \(got \[6, 1\]\)"),
+        ('log_q_pos', (1,), r"'log_q_pos' .* \[6\] \(got \[1\]\)"),
+        ('log_q_neg', (6, 5), r"'log_q_neg' .* \[5\] \(got \[6, 5\]\)"),
+    ],
+)
+def test_sampled_softmax_loss_invalid_shapes(name, size, match):
+    sizes = {'user': (6, 4), 'pos_item': (6, 4), 'neg_item': (5, 4)}
+    sizes |= {'neg_mask': (6, 5), 'log_q_pos': (6,), 'log_q_neg': (5,)}
+    inputs = {key: randn(*size).detach() for key, size in sizes.items()}
+    inputs[name] = randn(*size).detach()
+    inputs['neg_mask'] = inputs['neg_mask'] > 0
+    with pytest.raises(ValueError, match=match):
+        SampledSoftmaxLoss()(**inputs)
+
+
+def test_sampled_softmax_loss_of_nothing():
+    match = r"'len\(pos_score\)' .* at least 1 \(got 0\)"
+    with pytest.raises(ValueError, match=match):
+        SampledSoftmaxLoss()(randn(0, 4), randn(0, 4), randn(5, 4))
 
 
 @pytest.mark.parametrize('cls', [SampledSoftmaxLoss, InfoNCELoss])
@@ -257,6 +288,9 @@ def test_loss_invalid_temperature(cls, temperature):
 
 def test_loss_repr():
     assert str(SampledSoftmaxLoss()) == 'SampledSoftmaxLoss(temperature=0.2)'
+    assert str(SampledSoftmaxLoss(0.5, False)) == (
+        'SampledSoftmaxLoss(temperature=0.5, normalize=False)'
+    )
     assert str(InfoNCELoss(0.5)) == 'InfoNCELoss(temperature=0.5)'
 
 

@@ -127,6 +127,13 @@ def test_spmm_raises():
     with pytest.raises(ValueError, match="got 'requires_grad=True'"):
         spmm(random_graph('col'), x, weight)
 
+    match = r"'edge_weight' .* \[14\] \(got \[13\]\)"
+    for value in (x, x.double()):
+        with pytest.raises(ValueError, match=match):
+            spmm(random_graph('col'), value, torch.rand(NUM_EDGES - 1))
+    with pytest.raises(ValueError, match=r"'x' .* \[6, 8\] \(got \[5, 8\]\)"):
+        spmm(random_graph('col'), x[1:])
+
     # A cache that does not belong to its edges must not reach the kernels:
     edge_index = random_graph('col').fill_cache_()
     edge_index._indptr = edge_index._T_indptr
