@@ -94,6 +94,11 @@ def check_shape(name: str, x: Tensor | None, *size: int) -> None:
         )
 
 
+def check_no_nan(name: str, x: Tensor) -> None:
+    if x.numel() > 0 and bool(x.amax().isnan()):  # Which takes no mask.
+        raise ValueError(f"'{name}' needs to hold no NaN (got 'nan')")
+
+
 def check_candidates(name: str, index: Tensor, candidates: Tensor) -> None:
     other = index[~torch.isin(index, candidates)]
     if other.numel() > 0:

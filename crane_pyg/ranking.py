@@ -9,6 +9,7 @@ from torch_geometric.metrics import (
     LinkPredNDCG,
     LinkPredRecall,
 )
+from torch_geometric.utils import coalesce
 
 from crane_pyg._check import check_positive
 from crane_pyg._groups import Products, group_top_k
@@ -16,8 +17,7 @@ from crane_pyg._rows import (
     CompressedRows,
     as_index,
     check_candidates,
-    check_index,
-    check_pairs,
+    check_no_nan,
 )
 from crane_pyg.neighborhood import Neighborhood
 
@@ -63,8 +63,8 @@ def top_k(
 
     Raises:
         ValueError: If :math:`k` or :obj:`block_size` is out of its range, or
-            an index is beyond the embeddings, or these are not those of
-            :obj:`neighbors`.
+            an index is beyond the embeddings, or these hold a NaN or are not
+            those of :obj:`neighbors`.
     """
     size, device = (user_emb.size(0), item_emb.size(0)), user_emb.device
     check_k(k, size[1])
@@ -92,10 +92,11 @@ def evaluate(
     Args:
         user_emb (torch.Tensor): User embeddings :math:`(U, d)`.
         item_emb (torch.Tensor): Item embeddings :math:`(I, d)`.
-        edge_label_index (torch.Tensor): The held-out pairs :math:`(2, P)`.
+        edge_label_index (torch.Tensor): The held-out pairs :math:`(2, P)`. One
+            that stands twice counts once.
         exclude (torch.Tensor, optional): The pairs left out of the ranking,
-            as a rule those of training :math:`(2, E)`.
-            (default: :obj:`None`)
+            as a rule those of training :math:`(2, E)`. A held-out pair among
+            them is never found. (default: :obj:`None`)
         ks (list[int], optional): The lengths of the lists.
             (default: :obj:`(10, 20)`)
         block_size (int, optional): Number of users scored at a time.
@@ -113,7 +114,7 @@ def evaluate(
     Raises:
         ValueError: If there is no held-out pair, or one of an item that is no
             candidate, if an argument is out of its range, or if the embeddings
-            are not those of :obj:`neighbors`.
+            hold a NaN or are not those of :obj:`neighbors`.
     """
     scores = score_blocks(
         user_emb, item_emb, edge_label_index[0].unique(), block_size, neighbors
@@ -147,26 +148,22 @@ def evaluate_scores(
         candidates (torch.Tensor, optional): If given, the only items that may
             be ranked :math:`(C)`. (default: :obj:`None`)
     """
-    num_users, num_items = size
+    num_items = size[1]
     if len(ks) == 0:
         raise ValueError(f"'ks' needs to hold at least one length (got {ks})")
     for k in ks:
         check_k(k, num_items)
-    check_pairs('edge_label_index', edge_label_index)
+    labels = CompressedRows(edge_label_index, *size, 'edge_label_index')
     if edge_label_index.size(1) == 0:
         raise ValueError(
             "'edge_label_index' needs to hold at least one pair to evaluate "
             f'against (got shape {list(edge_label_index.size())})'
         )
-    check_index('edge_label_index[0]', edge_label_index[0], num_users)
-    check_index('edge_label_index[1]', edge_label_index[1], num_items)
-
     device = edge_label_index.device
     barred = Barred(exclude, candidates, size, device)
     if barred.candidates is not None:
         items = edge_label_index[1]
         check_candidates('edge_label_index[1]', items, barred.candidates)
-    labels = CompressedRows(edge_label_index, *size, 'edge_label_index')
     metrics = LinkPredMetricCollection(
         {
             f'{name}@{k}': metric(k=k)
@@ -181,7 +178,7 @@ def evaluate_scores(
         top = mask_top_k(users, score, max(ks), barred)
         # The metrics know no padding; this index is no item's:
         top = top.masked_fill(top < 0, num_items)
-        metrics.update(top, torch.stack(labels[users][:2]))
+        metrics.update(top, coalesce(torch.stack(labels[users][:2])))
     return {name: float(value) for name, value in metrics.compute().items()}
 
 
@@ -202,6 +199,8 @@ def score_blocks(
             f"'user_emb' and 'item_emb' need to hold all {neighbors.size} "
             f"users and items of 'neighbors' (got {size})"
         )
+    check_no_nan('user_emb', user_emb)
+    check_no_nan('item_emb', item_emb)
     num_rows = min(block_size, user_index.numel())
     products = Products(num_rows, item_emb.size(0), item_emb)
     for users in user_index.split(block_size):

@@ -187,6 +187,30 @@ def test_evaluate_never_counts_padding():
     assert out == {'recall@3': 0.0, 'ndcg@3': 0.0}
 
 
+def test_evaluate_counts_repeated_pairs_once(embs):
+    pairs = random_pairs(40, seed=2, users=NUM_USERS - 3)
+    expected = evaluate(*embs, pairs, ks=(3, NUM_ITEMS), block_size=4)
+    assert expected[f'recall@{NUM_ITEMS}'] == 1.0
+    repeated = torch.cat([pairs, pairs[:, ::3], pairs[:, ::2]], dim=1)
+    out = evaluate(*embs, repeated, ks=(3, NUM_ITEMS), block_size=4)
+    assert out == expected
+
+
+@pytest.mark.parametrize('dtype', [torch.float, torch.half])
+@pytest.mark.parametrize(('place', 'name'), [(0, 'user_emb'), (1, 'item_emb')])
+def test_ranking_needs_embeddings_without_nan(embs, place, name, dtype):
+    embs = [emb.to(dtype) for emb in embs]
+    embs[0][1, 2] = float('inf')
+    embs[1] = embs[1].abs()  # For no infinite entries to cancel.
+    assert top_k(*embs, 5)[1].min() >= 0
+    embs[place][3, 1] = float('nan')
+    match = rf"'{name}' needs to hold no NaN \(got 'nan'\)"
+    with pytest.raises(ValueError, match=match):
+        top_k(*embs, 5)
+    with pytest.raises(ValueError, match=match):
+        evaluate(*embs, random_pairs(5, seed=2))
+
+
 def test_evaluate_scores(embs):
     edge_label_index = random_pairs(40, seed=2, users=NUM_USERS - 3)
     exclude = random_pairs(100, seed=1)
