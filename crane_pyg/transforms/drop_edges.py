@@ -84,7 +84,8 @@ class DegreeDropEdges(BaseTransform):
     pairs to train on that carry no message, such that no graph holds the
     answer, as with the :obj:`disjoint_train_ratio` of
     :class:`~torch_geometric.transforms.RandomLinkSplit`. They replace pairs
-    that it left there. With :obj:`p=0`, there are none.
+    that it left there. With :obj:`p=0`, there are none. A pair that stands
+    twice, and is kept once, is not among them.
 
     Args:
         p (float): The fraction of edges to drop.
@@ -116,10 +117,13 @@ class DegreeDropEdges(BaseTransform):
         store, num_src, num_dst = get_edges(data, self.edge_type)
         pairs = as_plain(store.edge_index)
         index = degree_drop(pairs, num_src, num_dst, self.p, self.generator)
-        dropped = torch.ones_like(pairs[0], dtype=torch.bool)
-        dropped[index] = False
+        # By their ends, as a pair may stand twice, and be kept once:
+        key = pairs[1].long() * num_src + pairs[0]
+        key = key.unique(return_inverse=True)[1]
+        dropped = torch.ones_like(key, dtype=torch.bool)
+        dropped[key[index]] = False
         data = set_user_item_graph(data, self.edge_type, index)
-        data[self.edge_type].edge_label_index = pairs[:, dropped]
+        data[self.edge_type].edge_label_index = pairs[:, dropped[key]]
         data[self.edge_type].pop('edge_label', None)  # Of other pairs.
         return data
 

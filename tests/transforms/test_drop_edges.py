@@ -180,6 +180,23 @@ def test_degree_drop_edges(p, built):
                 assert out[key][name].tolist() == data[key][name].tolist()
 
 
+@pytest.mark.parametrize('dtype', [torch.long, torch.int])
+def test_degree_drop_edges_trains_on_no_pair_that_is_kept(dtype):
+    data = get_data()
+    pairs = data[RATES].edge_index.to(dtype)
+    data[RATES].edge_index = torch.cat([pairs, pairs[:, ::2]], dim=1)
+    del data[RATES].time
+    out = T.DegreeDropEdges(0.5)(data)[RATES]
+    kept, label, whole = (
+        set(zip(*edges.tolist(), strict=True))
+        for edges in (out.edge_index, out.edge_label_index, pairs)
+    )
+    assert out.edge_label_index.dtype == dtype
+    assert out.edge_index.size(1) == 52
+    assert kept.isdisjoint(label)
+    assert kept | label == whole
+
+
 def test_degree_drop_edges_draws_anew():
     data = T.BuildDualGraph(k=3)(get_data())
 
