@@ -34,10 +34,8 @@ class CompressedRows:
         name: str,
         value: Tensor | None = None,
     ) -> None:
+        check_edge_index(edge_index, num_src, num_dst, name)
         edge_index = as_plain(edge_index)
-        check_pairs(name, edge_index)
-        check_index(f'{name}[0]', edge_index[0], num_src)
-        check_index(f'{name}[1]', edge_index[1], num_dst)
         check_shape(f'values of {name}', value, edge_index.size(1))
         src, perm = edge_index[0].sort(stable=True)
         self.ptr: Tensor = index2ptr(src, num_src)
@@ -85,6 +83,19 @@ def check_pairs(name: str, edge_index: Tensor) -> None:
             f"'{name}' needs to be of shape [2, num_edges] "
             f'(got {list(edge_index.shape)})'
         )
+    if edge_index.dtype not in {torch.int64, torch.int32}:
+        raise ValueError(
+            f"'{name}' needs to hold integers (got {edge_index.dtype})"
+        )
+
+
+def check_edge_index(
+    edge_index: Tensor, num_src: int, num_dst: int, name: str = 'edge_index'
+) -> None:
+    check_pairs(name, edge_index)
+    src, dst = as_plain(edge_index)
+    check_index(f'{name}[0]', src, num_src)
+    check_index(f'{name}[1]', dst, num_dst)
 
 
 def check_shape(name: str, x: Tensor | None, *size: int) -> None:
@@ -110,7 +121,7 @@ def check_candidates(name: str, index: Tensor, candidates: Tensor) -> None:
 def check_index(name: str, index: Tensor, size: int) -> None:
     if index.numel() == 0:
         return
-    low, high = int(index.min()), int(index.max())
+    low, high = (int(value) for value in index.aminmax())
     if low < 0 or high >= size:
         raise ValueError(
             f"'{name}' needs to be between 0 and {size - 1} "

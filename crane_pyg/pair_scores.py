@@ -12,7 +12,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.index import ptr2index
 from torch_geometric.typing import EdgeType, NodeType
 
-from crane_pyg._rows import check_index
+from crane_pyg._rows import check_edge_index
 from crane_pyg.nn.conv import CRANEConv
 from crane_pyg.nn.crane import CRANE, CRANEOutput
 
@@ -107,9 +107,9 @@ class PairScores(Module):
         Raises:
             ValueError: If there is no such user or item.
         """
+        size, name = self.model.size, 'edge_label_index'
+        check_edge_index(edge_label_index, *size, name)
         users, items = edge_label_index
-        check_index('edge_label_index[0]', users, self.model.num_users)
-        check_index('edge_label_index[1]', items, self.model.num_items)
         data, params = self._replace(x_dict, edge_index_dict)
         self.conv.known = edge_index_dict
         out: CRANEOutput = functional_call(self.model, params, (data,))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import structured_negative_sampling
 
-from crane_pyg._check import check_positive
+from crane_pyg._check import check_least, check_positive
 from crane_pyg._rows import block_sizes, check_index, check_pairs
 
 __all__ = ['sample_negatives']
@@ -39,14 +39,16 @@ def sample_negatives(
 
     Raises:
         ValueError: If :obj:`num_samples` is not positive, if pairs are not of
-            that shape, if there is no such item, or if a user has pairs with
-            all items.
+            that shape, if there is no such user or item, or if a user has
+            pairs with all items.
     """
     check_positive(num_samples, 'num_samples')
     for name, pairs in [('edge_index', edge_index), ('exclude', exclude)]:
         if pairs is not None:
             check_pairs(name, pairs)
             check_index(f'{name}[1]', pairs[1], num_items)
+            lowest = int(pairs[0].min()) if pairs.numel() > 0 else 0
+            check_least(0, **{f'{name}[0]': lowest})
     device, num_edges = edge_index.device, edge_index.size(1)
     if exclude is not None:  # PyG avoids only what it also samples for.
         edge_index = torch.cat([edge_index, exclude], dim=1)

@@ -370,6 +370,16 @@ def test_pairs_of_another_shape(embs):
         evaluate(*embs, pairs, ks=[])
 
 
+@pytest.mark.parametrize('dtype', [torch.float, torch.bool, torch.uint8])
+def test_pairs_of_another_type(embs, dtype):
+    pairs = random_pairs(30, seed=1)
+    match = rf"' needs to hold integers \(got {dtype}\)"
+    with pytest.raises(ValueError, match=f"'exclude{match}"):
+        top_k(*embs, 4, exclude=pairs.to(dtype))
+    with pytest.raises(ValueError, match=f"'edge_label_index{match}"):
+        evaluate(*embs, pairs.to(dtype))
+
+
 @pytest.mark.parametrize('size', [(3, NUM_ITEMS), (NUM_USERS, 7)])
 def test_neighbors_of_all_users_and_items(embs, size):
     graph = torch.tensor([[0], [1]]), torch.ones(1), 1.0

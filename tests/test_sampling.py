@@ -155,3 +155,8 @@ def test_sample_negatives_argument_errors():
         sample_negatives(pairs, 19)
     with pytest.raises(ValueError, match=r"'exclude\[1\]' .* \(got 20\)"):
         sample_negatives(pairs, 20, exclude=torch.tensor([[0], [20]]))
+    with pytest.raises(ValueError, match=r"'exclude\[0\]' .* \(got -1\)"):
+        sample_negatives(pairs, 20, exclude=torch.tensor([[-1], [0]]))
+    match = r"'edge_index' .* integers \(got torch.float32\)"
+    with pytest.raises(ValueError, match=match):
+        sample_negatives(pairs.float(), 20)

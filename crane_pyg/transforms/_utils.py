@@ -7,26 +7,9 @@ from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.data.storage import EdgeStorage
 
 from crane_pyg._groups import GROUP
-from crane_pyg._rows import as_plain, check_pairs
+from crane_pyg._rows import as_plain, check_edge_index
 
 EdgeType = tuple[str, str, str]
-
-
-def check_edge_index(edge_index: Tensor, num_src: int, num_dst: int) -> None:
-    check_pairs('edge_index', edge_index)
-    if edge_index.dtype not in {torch.int64, torch.int32}:
-        raise ValueError(
-            f"'edge_index' needs to hold integers (got {edge_index.dtype})"
-        )
-    if edge_index.numel() == 0:
-        return
-    for row, size in zip(as_plain(edge_index), (num_src, num_dst), strict=True):
-        low, high = (int(v) for v in row.aminmax())
-        if low < 0 or high >= size:
-            raise ValueError(
-                f"'edge_index' needs to hold indices from 0 to {size - 1} "
-                f'(got {low if low < 0 else high})'
-            )
 
 
 def get_num_nodes(data: HeteroData, node_type: str) -> int:

@@ -3,11 +3,8 @@ from torch import Tensor
 from torch_geometric.utils import coalesce, cumsum, degree
 
 from crane_pyg._check import check_positive
-from crane_pyg._rows import as_plain, block_sizes
+from crane_pyg._rows import as_plain, block_sizes, check_edge_index
 from crane_pyg.transforms._search import rank
-from crane_pyg.transforms._utils import (
-    check_edge_index,
-)
 
 
 def co_rated_graph(

@@ -6,10 +6,9 @@ from torch_geometric.transforms.base_transform import BaseTransform
 from torch_geometric.utils import degree
 
 from crane_pyg._check import check_fraction
-from crane_pyg._rows import as_plain
+from crane_pyg._rows import as_plain, check_edge_index
 from crane_pyg.transforms._utils import (
     EdgeType,
-    check_edge_index,
     check_edge_type,
     get_edges,
 )

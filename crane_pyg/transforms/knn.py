@@ -3,9 +3,9 @@ from torch import Tensor
 from torch_geometric.utils import coalesce
 
 from crane_pyg._check import check_positive
+from crane_pyg._rows import check_edge_index
 from crane_pyg.transforms._search import Rows, rank, search
 from crane_pyg.transforms._utils import (
-    check_edge_index,
     check_features,
     check_no_inf,
     check_weights,

@@ -2,8 +2,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import scatter
 
-from crane_pyg._rows import as_plain
-from crane_pyg.transforms._utils import check_edge_index
+from crane_pyg._rows import as_plain, check_edge_index
 
 
 def symmetric_norm(

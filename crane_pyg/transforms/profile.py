@@ -5,10 +5,9 @@ from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.transforms.base_transform import BaseTransform
 from torch_geometric.utils import degree
 
-from crane_pyg._rows import as_plain, largest_entry
+from crane_pyg._rows import as_plain, check_edge_index, largest_entry
 from crane_pyg.transforms._utils import (
     EdgeType,
-    check_edge_index,
     check_edge_type,
     check_features,
     get_edges,

@@ -121,7 +121,7 @@ def test_co_rated_graph_of_lonely_items():
         ({'k': 0}, r"'k' needs to be positive \(got 0\)"),
         ({'block_size': -1}, r"'block_size' .* positive \(got -1\)"),
         ({'max_degree': 0}, r"'max_degree' .* positive \(got 0\)"),
-        ({'num_items': 5}, r"'edge_index' .* 0 to 4 \(got 18\)"),
+        ({'num_items': 5}, r"'edge_index\[1\]' .* 0 and 4 \(got 18\)"),
     ],
 )
 def test_co_rated_graph_errors(kwargs, match):

@@ -114,7 +114,7 @@ def test_p_errors(p):
 
 
 def test_degree_drop_errors():
-    with pytest.raises(ValueError, match=r'from 0 to 0 \(got 1\)'):
+    with pytest.raises(ValueError, match=r'between 0 and 0 \(got 1\)'):
         T.degree_drop(torch.tensor([[0], [1]]), 1, 1, 0.5)
 
 
@@ -240,7 +240,7 @@ def test_degree_drop_edges_errors():
         T.DegreeDropEdges(0.5, edge_type=('a', 'b', 'c'))(get_data())
     data = get_data()
     data['item'].num_nodes = 3
-    with pytest.raises(ValueError, match=r'from 0 to 2 \(got 9\)'):
+    with pytest.raises(ValueError, match=r'between 0 and 2 \(got 9\)'):
         T.DegreeDropEdges(0.5)(data)
 
 

@@ -411,7 +411,7 @@ def test_data_errors():
         lambda d: d['item'].pop('num_nodes'),
     )
     check(
-        r'from 0 to 10 \(got 11\)',
+        r'between 0 and 10 \(got 11\)',
         lambda d: setattr(d['user'], 'num_nodes', 11),
     )
     check(

@@ -341,7 +341,7 @@ def test_merge_item_graphs_errors(weights, match):
 
 def test_merge_item_graphs_index_out_of_range():
     graph = (torch.tensor([[1, 2], [0, 0]]), torch.ones(2))
-    with pytest.raises(ValueError, match=r'from 0 to 1 \(got 2\)'):
+    with pytest.raises(ValueError, match=r'between 0 and 1 \(got 2\)'):
         T.merge_item_graphs({'a': graph}, {'a': 1.0}, 2)
 
 

@@ -53,11 +53,11 @@ def test_norm_edge_cases(norm):
 @pytest.mark.parametrize('norm', [T.symmetric_norm, T.row_norm])
 def test_norm_errors(norm):
     edge_index = torch.tensor([[0, 1], [1, 2]])
-    with pytest.raises(ValueError, match=r'from 0 to 1 \(got 2\)'):
+    with pytest.raises(ValueError, match=r'between 0 and 1 \(got 2\)'):
         norm(edge_index, 2, 2)
-    with pytest.raises(ValueError, match=r'from 0 to 0 \(got 1\)'):
+    with pytest.raises(ValueError, match=r'between 0 and 0 \(got 1\)'):
         norm(edge_index, 1, 3)
-    with pytest.raises(ValueError, match=r'from 0 to 2 \(got -1\)'):
+    with pytest.raises(ValueError, match=r'between 0 and 2 \(got -1\)'):
         norm(torch.tensor([[0], [-1]]), 2, 3)
     with pytest.raises(ValueError, match=r'shape \[2, num_edges\]'):
         norm(edge_index.view(-1, 1), 2, 3)

@@ -57,7 +57,7 @@ def test_user_profiles_errors():
         T.user_profiles(torch.randn(3), edge_index, 1)
     with pytest.raises(ValueError, match=r'floating \(got torch.int64\)'):
         T.user_profiles(torch.ones(3, 1).long(), edge_index, 1)
-    with pytest.raises(ValueError, match=r'from 0 to 0 \(got 1\)'):
+    with pytest.raises(ValueError, match=r'between 0 and 0 \(got 1\)'):
         T.user_profiles(torch.randn(1, 3), edge_index, 1)
 
 
