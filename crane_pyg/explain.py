@@ -57,17 +57,18 @@ def explain_scores(
     the items of the user that carry them.
 
     The embeddings are the streams :math:`m` of the IDs and the modalities side
-    by side, and that of an item is the mean :math:`\mathbf{p}_i` of the layers
-    over the user-item graph plus the message :math:`\mathbf{g}_i` of the item
-    graph, see :class:`~crane_pyg.nn.CRANE`. Hence, exactly but for rounding,
+    by side: the mean :math:`\mathbf{p}` of the layers over the user-item graph,
+    and what the item graph adds to it, see :class:`~crane_pyg.nn.CRANE`. Hence,
+    exactly but for rounding,
 
     .. math::
         \hat{r}_{ui} =
-        \underbrace{\mathbf{x}_{u,\text{ID}}^{\top}
+        \underbrace{\mathbf{p}_{u,\text{ID}}^{\top}
             \mathbf{p}_{i,\text{ID}}}_{\text{behavior}} +
-        \sum_m \underbrace{\mathbf{x}_{u,m}^{\top}
+        \sum_m \underbrace{\mathbf{p}_{u,m}^{\top}
             \mathbf{p}_{i,m}}_{\text{semantic}} +
-        \underbrace{\mathbf{x}_u^{\top} \mathbf{g}_i + n^{(S)}_{ui}}_{
+        \underbrace{\mathbf{x}_u^{\top} \mathbf{x}_i -
+            \mathbf{p}_u^{\top} \mathbf{p}_i + n^{(S)}_{ui}}_{
             \text{item graph}} +
         \sum_{g \neq S} n^{(g)}_{ui}
 
@@ -121,11 +122,12 @@ def explain_scores(
         without = copy.copy(model)
         without.num_item_layers = 0
         with torch.no_grad():
-            mean = without(data).item[items]
+            mean = without(data)
 
-    user, message = out.user[user_index], out.item[items] - mean
-    parts = _stream_parts(model, user * mean)
-    parts['item_graph'] = message @ user
+    product = out.user[user_index] * out.item[items]
+    plain = mean.user[user_index] * mean.item[items]
+    parts = _stream_parts(model, plain)
+    parts['item_graph'] = (product - plain).sum(dim=-1)
 
     row, item = as_plain(data[model.edge_type].edge_index)
     history, position = item[row == user_index].unique(return_inverse=True)

@@ -73,10 +73,11 @@ class PairScores(Module):
 
         if model.num_layers > 0 or len(model.neighbor_weights) > 0:
             self._add_graph(model.edge_type)
-        if model.num_layers > 0 or model.gate is not None:
-            self._add_graph((self.item, f'rev_{relation}', self.user))
         if model.num_item_layers > 0:
             self._add_graph((self.item, model.item_edge, self.item))
+        layers = max(model.num_layers, model.num_item_layers)
+        if layers > 0 or model.gate is not None:
+            self._add_graph((self.item, f'rev_{relation}', self.user))
         self._add_neighbors()
         self.conv = _ConvByEdgeType(list(self.edge_index))
         self.model.conv = self.conv  # type: ignore[assignment]

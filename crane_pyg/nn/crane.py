@@ -77,11 +77,13 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         \mathbf{X}^{(l+1)} = \hat{\mathbf{A}} \mathbf{X}^{(l)}, \qquad
         \mathbf{X} = \frac{1}{L+1} \sum_{l=0}^{L} \mathbf{X}^{(l)}, \qquad
         \mathbf{X}_{\mathcal{I}} \leftarrow \mathbf{X}_{\mathcal{I}} +
-        \mathbf{S}^{K} \mathbf{X}^{(0)}_{\mathcal{I}}
+        \mathbf{S}^{K} \mathbf{X}^{(0)}_{\mathcal{I}}, \qquad
+        \mathbf{X}_{\mathcal{U}} \leftarrow \mathbf{X}_{\mathcal{U}} +
+        \hat{\mathbf{R}} \mathbf{S}^{K} \mathbf{X}^{(0)}_{\mathcal{I}}
 
-    with the normalized user-item graph :math:`\hat{\mathbf{A}}` and the item
-    graph :math:`\mathbf{S}`, see
-    :class:`~crane_pyg.transforms.BuildDualGraph`. Items are ranked by
+    with the normalized user-item graph :math:`\hat{\mathbf{A}}`, its edges to
+    the users :math:`\hat{\mathbf{R}}`, and the item graph :math:`\mathbf{S}`,
+    see :class:`~crane_pyg.transforms.BuildDualGraph`. Items are ranked by
 
     .. math::
         \hat{r}_{ui} = \mathbf{x}_u^{\top} \mathbf{x}_i +
@@ -261,10 +263,12 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         user, item = propagate(
             self.conv, user_in, item_in, to_item, to_user, self.num_layers
         )
-        for _ in range(self.num_item_layers):
-            item_in = self.conv((item_in, None), *to_similar)
         if self.num_item_layers > 0:
-            item = item_in.add_(item)
+            for _ in range(self.num_item_layers):
+                item_in = self.conv((item_in, None), *to_similar)
+            item = item + item_in
+            size = self.size[::-1]
+            user = self.conv((item_in, None), *to_user, size=size).add_(user)
         if self.num_new_items > 0:
             new = (self.num_new_items, self.neighbor_share)
             item = lend(item, *to_similar, *new)

@@ -216,7 +216,8 @@ def dense_forward(model, data):
     if model.num_item_layers > 0:
         # Rows of the matrix are sources, which is transposed to the formula:
         hops = torch.linalg.matrix_power(similar.t(), model.num_item_layers)
-        item = item + hops @ x0[NUM_USERS:]
+        message = hops @ x0[NUM_USERS:]
+        user, item = user + adj @ message, item + message
     outs = [user, item]
     return outs if model.profile is None else [*outs, sum(profiles)]
 

@@ -208,6 +208,7 @@ def test_extend_embeds_new_users(kwargs):
     streams.num_item_layers = 0
     items = streams(data).item.split(CHANNELS, dim=1)
     extended = model.extend(whole)
+    extended.num_item_layers = 0
     users = extended(whole).user.split(CHANNELS, dim=1)
     if model.user_id is not None:
         assert not users[0][NUM_USERS:].any()
