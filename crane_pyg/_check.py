@@ -1,5 +1,14 @@
 import math
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+
+def check_size(least: int, **values: Any) -> None:  # noqa: ANN401
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise ValueError(f"'{name}' needs to be an integer (got {value})")
+    check_least(least, **values)
 
 
 def check_least(least: int, **values: float) -> None:

@@ -11,7 +11,7 @@ from torch_geometric.metrics import (
 )
 from torch_geometric.utils import coalesce
 
-from crane_pyg._check import check_positive
+from crane_pyg._check import check_size
 from crane_pyg._groups import Products, group_top_k
 from crane_pyg._rows import (
     CompressedRows,
@@ -192,7 +192,7 @@ def score_blocks(
     r"""Yields blocks of users and their scores of all items, filled up with
     :math:`-\infty` to whole groups; the next block overwrites them.
     """
-    check_positive(block_size, 'block_size')
+    check_size(1, block_size=block_size)
     size = (user_emb.size(0), item_emb.size(0))
     if neighbors is not None and neighbors.size != size:
         raise ValueError(

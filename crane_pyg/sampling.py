@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import structured_negative_sampling
 
-from crane_pyg._check import check_least, check_positive
+from crane_pyg._check import check_least, check_size
 from crane_pyg._rows import block_sizes, check_index, check_pairs
 
 __all__ = ['sample_negatives']
@@ -42,7 +42,7 @@ def sample_negatives(
             that shape, if there is no such user or item, or if a user has
             pairs with all items.
     """
-    check_positive(num_samples, 'num_samples')
+    check_size(1, num_samples=num_samples)
     for name, pairs in [('edge_index', edge_index), ('exclude', exclude)]:
         if pairs is not None:
             check_pairs(name, pairs)

@@ -270,7 +270,7 @@ def test_ranking_invalid_k(embs, k):
 
 @pytest.mark.parametrize('block_size', [0, -3])
 def test_ranking_invalid_block_size(embs, block_size):
-    match = rf"'block_size' needs to be positive \(got {block_size}\)"
+    match = rf"'block_size' needs to be at least 1 \(got {block_size}\)"
     pairs = random_pairs(5, seed=2)
     with pytest.raises(ValueError, match=match):
         top_k(*embs, 5, block_size=block_size)

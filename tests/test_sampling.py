@@ -138,7 +138,7 @@ def test_sample_negatives_excludes_further_pairs(graph):
 def test_sample_negatives_errors():
     pairs = random_pairs()
     for num_samples in [0, -1]:
-        match = rf"'num_samples' .* positive \(got {num_samples}\)"
+        match = rf"'num_samples' .* at least 1 \(got {num_samples}\)"
         with pytest.raises(ValueError, match=match):
             sample_negatives(pairs, 20, num_samples)
     pairs = torch.tensor([[0, 1, 1, 1], [0, 2, 0, 1]])

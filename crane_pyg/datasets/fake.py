@@ -5,7 +5,7 @@ import torch
 from torch import Generator, Tensor
 from torch_geometric.data.hetero_data import HeteroData
 
-from crane_pyg._check import check_fraction
+from crane_pyg._check import check_fraction, check_size
 from crane_pyg.datasets._base import MultimodalDataset
 
 MIN_DEGREE = 5  # As in the 5-core sets that the field evaluates on.
@@ -102,15 +102,13 @@ def _check_sizes(
     modalities: Mapping[str, int],
     num_factors: int,
 ) -> None:
-    sizes = {
-        'num_users': num_users,
-        'num_items': num_items,
-        'num_factors': num_factors,
+    check_size(
+        1,
+        num_users=num_users,
+        num_items=num_items,
+        num_factors=num_factors,
         **{f'modalities[{k!r}]': width for k, width in modalities.items()},
-    }
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"'{name}' needs to be positive (got {size})")
+    )
     if len(modalities) == 0:
         raise ValueError(
             f"'modalities' needs to name at least one (got {dict(modalities)})"

@@ -16,6 +16,7 @@ from crane_pyg._check import (
     check_least,
     check_option,
     check_positive,
+    check_size,
 )
 from crane_pyg._rows import as_plain, check_shape
 from crane_pyg.neighborhood import Neighborhood
@@ -156,20 +157,20 @@ class CRANE(PretrainedMixin, torch.nn.Module):
     ) -> None:
         super().__init__()
         _check_modalities(in_channels)
-        check_least(
+        check_size(
             1,
             num_users=num_users,
             num_items=num_items,
             channels=channels,
             num_steps=num_steps,
         )
-        check_least(
+        check_size(
             0,
             num_layers=num_layers,
             num_item_layers=num_item_layers,
             num_new_items=num_new_items,
         )
-        check_least(
+        check_size(
             1, **{'num_items - num_new_items': num_items - num_new_items}
         )
         check_option('profile', profile, PROFILES)
@@ -574,7 +575,7 @@ def _check_modalities(in_channels: Mapping[str, int]) -> None:
             f'modality by its name (got {in_channels})'
         )
     for name, size in in_channels.items():
-        check_least(1, **{f"in_channels['{name}']": size})
+        check_size(1, **{f"in_channels['{name}']": size})
         if '.' in name:  # No module can be called so.
             raise ValueError(
                 f"'in_channels' needs to hold names without dots (got '{name}')"

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import Linear, Parameter
 from torch_geometric.nn.inits import glorot, reset, zeros
 
-from crane_pyg._check import check_fraction, check_least, check_option
+from crane_pyg._check import check_fraction, check_option, check_size
 
 MODES: Final = ('correlation', 'token')
 
@@ -289,8 +289,8 @@ class RCA(torch.nn.Module):
         momentum: float = 0.1,
     ) -> None:
         super().__init__()
-        check_least(1, channels=channels, num_steps=num_steps)
-        check_least(2, num_modalities=num_modalities)
+        check_size(1, channels=channels, num_steps=num_steps)
+        check_size(2, num_modalities=num_modalities)
         check_option('mode', mode, MODES)
         check_fraction('dropout', dropout)
         if not 0 < momentum <= 1:

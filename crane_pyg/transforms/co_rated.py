@@ -2,7 +2,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce, cumsum, degree
 
-from crane_pyg._check import check_positive
+from crane_pyg._check import check_size
 from crane_pyg._rows import as_plain, block_sizes, check_edge_index
 from crane_pyg.transforms._search import rank
 
@@ -56,9 +56,7 @@ def co_rated_graph(
         ValueError: If :obj:`k`, :obj:`block_size` or :obj:`max_degree` is not
             positive, or an index is out of range.
     """
-    check_positive(k, 'k')
-    check_positive(block_size, 'block_size')
-    check_positive(max_degree, 'max_degree')
+    check_size(1, k=k, block_size=block_size, max_degree=max_degree)
     check_edge_index(edge_index, num_users, num_items)
     user, item = coalesce(
         as_plain(edge_index).long(), num_nodes=max(num_users, num_items)

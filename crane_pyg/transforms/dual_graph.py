@@ -8,7 +8,7 @@ from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.transforms.base_transform import BaseTransform
 from torch_geometric.utils import to_undirected
 
-from crane_pyg._check import check_positive
+from crane_pyg._check import check_size
 from crane_pyg.transforms._utils import (
     EdgeType,
     check_edge_type,
@@ -116,12 +116,8 @@ class BuildDualGraph(BaseTransform):
         num_co_rated: int = 100,
         co_edge: str = 'co_rated',
     ) -> None:
-        check_positive(k, 'k')
-        if num_co_rated < 0:
-            raise ValueError(
-                f"'num_co_rated' needs to be non-negative (got {num_co_rated})"
-            )
-        check_positive(block_size, 'block_size')
+        check_size(1, k=k, block_size=block_size)
+        check_size(0, num_co_rated=num_co_rated)
         if modality_weights is not None:
             names = list(modality_weights)
             check_weights(modality_weights, names, 'modality_weights')

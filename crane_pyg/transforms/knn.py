@@ -2,7 +2,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
-from crane_pyg._check import check_positive
+from crane_pyg._check import check_size
 from crane_pyg._rows import check_edge_index
 from crane_pyg.transforms._search import Rows, rank, search
 from crane_pyg.transforms._utils import (
@@ -55,8 +55,7 @@ def knn_item_graph(
         ValueError: If :obj:`k` or :obj:`block_size` is not positive, or if
             :obj:`x` is not two-dimensional, not floating or not finite.
     """
-    check_positive(k, 'k')
-    check_positive(block_size, 'block_size')
+    check_size(1, k=k, block_size=block_size)
     check_features(x, 'x')
     check_no_inf(x, 'x')
     return nearest(x, k, block_size)

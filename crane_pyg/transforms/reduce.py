@@ -4,7 +4,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.transforms.base_transform import BaseTransform
 
-from crane_pyg._check import check_positive
+from crane_pyg._check import check_size
 from crane_pyg.transforms._utils import get_modalities
 
 OVERSAMPLING = 8
@@ -52,7 +52,7 @@ class ReduceFeatures(BaseTransform):
     """
 
     def __init__(self, channels: int, node_type: str = 'item') -> None:
-        check_positive(channels, 'channels')
+        check_size(1, channels=channels)
         self.channels = channels
         self.node_type = node_type
 

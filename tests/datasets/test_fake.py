@@ -229,12 +229,13 @@ def test_fake_neighbors_are_meaningful():
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        ({'num_users': 0}, "'num_users' needs to be positive (got 0)"),
-        ({'num_items': -1}, "'num_items' needs to be positive (got -1)"),
-        ({'num_factors': 0}, "'num_factors' needs to be positive (got 0)"),
+        ({'num_users': 0}, "'num_users' needs to be at least 1 (got 0)"),
+        ({'num_items': -1}, "'num_items' needs to be at least 1 (got -1)"),
+        ({'num_factors': 0}, "'num_factors' needs to be at least 1 (got 0)"),
+        ({'num_users': 9.5}, "'num_users' needs to be an integer (got 9.5)"),
         (
             {'modalities': {'image': 4, 'text': 0}},
-            "'modalities['text']' needs to be positive (got 0)",
+            "'modalities['text']' needs to be at least 1 (got 0)",
         ),
         (
             {'modalities': {}},

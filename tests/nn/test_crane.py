@@ -543,6 +543,8 @@ def test_crane_type_names():
         ({'num_users': 0}, r"'num_users' .* at least 1 \(got 0\)"),
         ({'num_items': 0}, r"'num_items' .* at least 1 \(got 0\)"),
         ({'channels': 0}, r"'channels' .* at least 1 \(got 0\)"),
+        ({'num_layers': 2.0}, r"'num_layers' .* an integer \(got 2.0\)"),
+        ({'num_layers': True}, r"'num_layers' .* an integer \(got True\)"),
         ({'num_layers': -1}, r"'num_layers' .* at least 0 \(got -1\)"),
         ({'num_item_layers': -1}, r"'num_item_layers' .* \(got -1\)"),
         ({'num_steps': 0}, r"'num_steps' .* at least 1 \(got 0\)"),

@@ -349,11 +349,12 @@ def set_argument(name, value):
             r"'arguments' .* need to have 'num_items' \(got \['num_users', ",
         ),
         (set_argument('dropout', 7), r"'dropout' needs .* \(got 7\)"),
-        (set_argument('num_users', 'many'), r"'CRANE' \(got TypeError: "),
+        (set_argument('dropout', 'much'), r"'CRANE' \(got TypeError: "),
+        (set_argument('num_layers', 2.0), r"'num_layers' .* \(got 2.0\)"),
         (set_argument('in_channels', None), r"'in_channels' .* \(got None\)"),
         (set_argument('num_users', 10**40), r"'CRANE' \(got "),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_pretrained_other_config(change, match, folder):
     edit(folder, change)

@@ -853,6 +853,7 @@ def test_rca_repr():
     ('kwargs', 'match'),
     [
         ({'channels': 0}, r"'channels' needs to be at least 1 \(got 0\)"),
+        ({'channels': 4.0}, r"'channels' .* an integer \(got 4.0\)"),
         (
             {'num_modalities': 1},
             r"'num_modalities' needs to be at least 2 \(got 1\)",

@@ -118,9 +118,9 @@ def test_co_rated_graph_of_lonely_items():
 @pytest.mark.parametrize(
     ('kwargs', 'match'),
     [
-        ({'k': 0}, r"'k' needs to be positive \(got 0\)"),
-        ({'block_size': -1}, r"'block_size' .* positive \(got -1\)"),
-        ({'max_degree': 0}, r"'max_degree' .* positive \(got 0\)"),
+        ({'k': 0}, r"'k' needs to be at least 1 \(got 0\)"),
+        ({'block_size': -1}, r"'block_size' .* at least 1 \(got -1\)"),
+        ({'max_degree': 0}, r"'max_degree' .* at least 1 \(got 0\)"),
         ({'num_items': 5}, r"'edge_index\[1\]' .* 0 and 4 \(got 18\)"),
     ],
 )

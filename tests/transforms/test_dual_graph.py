@@ -365,8 +365,11 @@ def test_repr():
 @pytest.mark.parametrize(
     ('kwargs', 'match'),
     [
-        ({'k': 0}, r"'k' needs to be positive \(got 0\)"),
-        ({'block_size': -1}, r"'block_size' .* positive \(got -1\)"),
+        ({'k': 0}, r"'k' needs to be at least 1 \(got 0\)"),
+        ({'block_size': -1}, r"'block_size' .* at least 1 \(got -1\)"),
+        ({'k': 2.5}, r"'k' needs to be an integer \(got 2.5\)"),
+        ({'k': True}, r"'k' needs to be an integer \(got True\)"),
+        ({'num_co_rated': 9.0}, r"'num_co_rated' .* integer \(got 9.0\)"),
         ({'weighting': 'sum'}, r"'uniform' or 'cosine' \(got 'sum'\)"),
         ({'edge_type': ('a',)}, r"three names \(got \('a',\)\)"),
         ({'modality_weights': {}}, r"'modality_weights' .* \(got {}\)"),

@@ -242,7 +242,7 @@ def test_knn_matches_faiss():
 def test_knn_errors():
     x = torch.randn(4, 3)
     for k in [0, -2]:
-        with pytest.raises(ValueError, match=rf"'k' .* positive \(got {k}\)"):
+        with pytest.raises(ValueError, match=rf"'k' .* at least 1 \(got {k}\)"):
             T.knn_item_graph(x, k)
     with pytest.raises(ValueError, match=r"'block_size' .* \(got 0\)"):
         T.knn_item_graph(x, 1, block_size=0)

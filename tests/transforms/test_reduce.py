@@ -86,8 +86,10 @@ def test_reduce_features_after_the_graphs():
 
 
 def test_reduce_features_errors():
-    with pytest.raises(ValueError, match=r"'channels' .* \(got 0\)"):
-        T.ReduceFeatures(0)
+    for channels in [0, 2.5]:
+        match = rf"'channels' .* \(got {channels}\)"
+        with pytest.raises(ValueError, match=match):
+            T.ReduceFeatures(channels)
     data = HeteroData()
     data['item'].num_nodes = 3
     with pytest.raises(ValueError, match='modality'):
