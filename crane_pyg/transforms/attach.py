@@ -68,11 +68,7 @@ def attach_items(
     num_old = get_num_nodes(data, item_type)
     num_items = next(iter(xs.values())).size(0)
 
-    neighbors = {
-        name: from_lists(*_get_lists(data, name, transform))
-        for name in transform.get_weights(xs)
-    }
-    _check_built(data, neighbors, transform)
+    neighbors = _check_built(data, transform)
     data = copy.copy(data)
     store = data[item_type]
     for name, edges in neighbors.items():
@@ -100,7 +96,9 @@ def attach_users(
     time of building.
 
     New users follow the old ones, in the order given. Attributes of the other
-    pairs, *e.g.*, times, are dropped, as the new pairs have none.
+    pairs, *e.g.*, times, are dropped, as the new pairs have none. Those of the
+    users are left as they are: profiles of all users take
+    :class:`~crane_pyg.transforms.AddUserProfiles` once more.
 
     Args:
         data (torch_geometric.data.HeteroData): The output of
@@ -127,6 +125,8 @@ def attach_users(
         pairs.append(torch.stack([torch.full_like(item, num_old + n), item]))
 
     _check_co_rated(data, transform)
+    if not _lacks_lists(data, transform):
+        _check_built(data, transform)
     data = copy.copy(data)
     data[transform.edge_type[0]]['num_nodes'] = num_old + len(histories)
     for key in edge_attrs(store, pairs[0].size(1)):
@@ -179,12 +179,16 @@ def _check_new(
 
 
 def _check_built(
-    data: HeteroData,
-    neighbors: dict[str, tuple[Tensor, Tensor]],
-    transform: BuildDualGraph,
-) -> None:
-    r"""Builds the graph of similar items once more, of their neighbors."""
+    data: HeteroData, transform: BuildDualGraph
+) -> dict[str, tuple[Tensor, Tensor]]:
+    r"""Builds the graph of similar items once more, of their neighbors, which
+    it returns.
+    """
     item_type = transform.edge_type[2]
+    neighbors = {
+        name: from_lists(*_get_lists(data, name, transform))
+        for name in transform.get_weights(get_modalities(data, item_type))
+    }
     edge_type = (item_type, transform.item_edge, item_type)
     store, num_items, _ = get_edges(data, edge_type)
     edge_index, weight = transform.item_graph(neighbors, num_items)
@@ -195,19 +199,31 @@ def _check_built(
             f"'data' needs to have the edges of type {edge_type} that "
             f'{transform} leaves (got other ones)'
         )
+    return neighbors
 
 
 def _check_co_rated(data: HeteroData, transform: BuildDualGraph) -> None:
     item, most = transform.edge_type[2], 0
     edge_type = (item, transform.co_edge, item)
-    if edge_type in data.edge_types:
-        src = as_plain(data[edge_type].edge_index)[0]
+    if transform.num_co_rated > 0 or edge_type in data.edge_types:
+        src = as_plain(get_edges(data, edge_type)[0].edge_index)[0]
         most = int(src.bincount().max()) if src.numel() > 0 else 0
     if most > transform.num_co_rated:
         raise ValueError(
             f"'data' needs to have the edges of type {edge_type} that "
             f'{transform} leaves (got {most} of one item)'
         )
+
+
+def _lacks_lists(data: HeteroData, transform: BuildDualGraph) -> bool:
+    r"""Whether :class:`ReduceFeatures` dropped lists of neighbors, without
+    which the graphs are still those of the transform.
+    """
+    store = data[transform.edge_type[2]]
+    return any(
+        f'basis_{name}' in store and f'neighbor_{name}' not in store
+        for name in get_modalities(data, transform.edge_type[2])
+    )
 
 
 def _get_lists(

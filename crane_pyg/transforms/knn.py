@@ -98,15 +98,20 @@ def merge_item_graphs(
 
     Raises:
         ValueError: If a modality is unknown, if a weight is negative or not
-            finite, if no weight is positive, or if an index is out of range.
+            finite, if no weight is positive, if an index is out of range, or if
+            an edge value is not finite.
     """
     check_weights(weights, list(graphs))
     graphs = {m: graphs[m] for m, weight in weights.items() if weight > 0}
 
     device = next(iter(graphs.values()))[0].device
     total = torch.zeros(num_items, dtype=torch.double, device=device)
-    for name, (edge_index, _) in graphs.items():
+    for name, (edge_index, value) in graphs.items():
         check_edge_index(edge_index, num_items, num_items)
+        if not bool(value.isfinite().all()):
+            raise ValueError(
+                f"'graphs' needs to hold finite values (got others in '{name}')"
+            )
         total[torch.bincount(edge_index[1], minlength=num_items) > 0] += (
             weights[name]
         )

@@ -2,7 +2,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import scatter
 
-from crane_pyg._rows import as_plain, check_edge_index
+from crane_pyg._rows import as_plain, check_edge_index, check_shape
 
 
 def symmetric_norm(
@@ -37,7 +37,7 @@ def symmetric_norm(
 
     Raises:
         ValueError: If an index is out of range, or a weight is negative, not
-            finite or missing.
+            finite, not floating or missing.
     """
     weight = _check(edge_index, num_src, num_dst, edge_weight)
     src, dst = as_plain(edge_index)
@@ -72,7 +72,7 @@ def row_norm(
 
     Raises:
         ValueError: If an index is out of range, or a weight is negative, not
-            finite or missing.
+            finite, not floating or missing.
     """
     weight = _check(edge_index, num_src, num_dst, edge_weight)
     dst = as_plain(edge_index)[1]
@@ -97,10 +97,10 @@ def _check(
     num_edges = edge_index.size(1)
     if edge_weight is None:
         return torch.ones(num_edges, device=edge_index.device)
-    if edge_weight.shape != (num_edges,):
+    check_shape('edge_weight', edge_weight, num_edges)
+    if not edge_weight.is_floating_point():
         raise ValueError(
-            f"'edge_weight' needs to be of shape [{num_edges}] "
-            f'(got {list(edge_weight.shape)})'
+            f"'edge_weight' needs to be floating (got {edge_weight.dtype})"
         )
     if not bool((edge_weight.isfinite() & (edge_weight >= 0)).all()):
         raise ValueError(

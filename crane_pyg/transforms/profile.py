@@ -10,6 +10,7 @@ from crane_pyg.transforms._utils import (
     EdgeType,
     check_edge_type,
     check_features,
+    check_no_inf,
     get_edges,
     get_modalities,
 )
@@ -44,10 +45,11 @@ def user_profiles(x: Tensor, edge_index: Tensor, num_users: int) -> Tensor:
         - **output:** :math:`(|\mathcal{U}|, F)`
 
     Raises:
-        ValueError: If :obj:`x` is not two-dimensional or not floating, or if
-            an index is out of range.
+        ValueError: If :obj:`x` is not two-dimensional, not floating or
+            infinite, or if an index is out of range.
     """
     check_features(x, 'x')
+    check_no_inf(x, 'x')
     check_edge_index(edge_index, num_users, x.size(0))
     lacks = ~(largest_entry(x) > 0)
     edge_index = as_plain(edge_index).long()

@@ -5,7 +5,7 @@ from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.transforms.base_transform import BaseTransform
 
 from crane_pyg._check import check_size
-from crane_pyg.transforms._utils import get_modalities
+from crane_pyg.transforms._utils import check_no_inf, get_modalities
 
 OVERSAMPLING = 8
 NUM_ITERATIONS = 4
@@ -42,13 +42,14 @@ class ReduceFeatures(BaseTransform):
         attach their features times :math:`\mathbf{V}_m`.
 
     Args:
-        channels (int): The number of coordinates.
+        channels (int): The number of coordinates, or of nodes if there are
+            fewer.
         node_type (str, optional): The type of the nodes.
             (default: :obj:`"item"`)
 
     Raises:
-        ValueError: If :obj:`channels` is not positive, or if there is no
-            modality.
+        ValueError: If :obj:`channels` is not positive, if there is no
+            modality, or if features to be reduced are infinite.
     """
 
     def __init__(self, channels: int, node_type: str = 'item') -> None:
@@ -62,6 +63,7 @@ class ReduceFeatures(BaseTransform):
         for name, x in get_modalities(data, self.node_type).items():
             if x.size(1) <= self.channels:
                 continue
+            check_no_inf(x, f'x_{name}')
             x, basis, explained = truncated_svd(x, self.channels)
             store[f'x_{name}'], store[f'basis_{name}'] = x, basis
             store[f'explained_{name}'] = explained

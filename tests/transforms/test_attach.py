@@ -272,6 +272,33 @@ def test_attach_users_to_what_other_options_built():
     match = r"'co_rated'.*num_co_rated=3.* \(got \d+ of one item\)"
     with pytest.raises(ValueError, match=match):
         T.attach_users(data, [[4]], transform)
+    match = r"'neighbor_image' .* \[60, 4\], .* \(got \[60, 10\]\)"
+    with pytest.raises(ValueError, match=match):
+        T.attach_users(data, [[4]], T.BuildDualGraph(k=4))
+    match = r"'similar_to'.* weighting='uniform'"
+    with pytest.raises(ValueError, match=match):
+        T.attach_users(data, [[4]], T.BuildDualGraph(weighting='uniform'))
+    del data['item', 'co_rated', 'item']
+    with pytest.raises(ValueError, match=r"missing .* 'co_rated'"):
+        T.attach_users(data, [[4]])
+
+
+def test_attach_users_to_reduced_features():
+    data = T.BuildDualGraph()(FakeMultimodalDataset(80, 60)[0])
+    out = T.attach_users(T.ReduceFeatures(40)(data), [[4]])
+    assert out['item'].x_image.size() == (60, 40)
+    expected = T.attach_users(data, [[4]])
+    for edge_type in expected.edge_types:
+        pairs = expected[edge_type].edge_index
+        assert torch.equal(out[edge_type].edge_index, pairs)
+
+
+def test_attach_users_leaves_profiles_alone():
+    data = T.BuildDualGraph()(FakeMultimodalDataset(80, 60)[0])
+    data = T.AddUserProfiles()(data)
+    out = T.attach_users(data, [[4]])
+    assert out['user'].x_image is data['user'].x_image
+    assert T.AddUserProfiles()(out)['user'].x_image.size(0) == 81
 
 
 def test_attach_items_to_reduced_features():

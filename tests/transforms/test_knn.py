@@ -339,6 +339,14 @@ def test_merge_item_graphs_errors(weights, match):
         T.merge_item_graphs({'a': graph}, weights, 3)
 
 
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_merge_item_graphs_needs_finite_values(value):
+    graph = (torch.tensor([[1, 2], [0, 0]]), torch.tensor([1.0, value]))
+    match = r"'graphs' .* finite values \(got others in 'a'\)"
+    with pytest.raises(ValueError, match=match):
+        T.merge_item_graphs({'a': graph}, {'a': 1.0}, 3)
+
+
 def test_merge_item_graphs_index_out_of_range():
     graph = (torch.tensor([[1, 2], [0, 0]]), torch.ones(2))
     with pytest.raises(ValueError, match=r'between 0 and 1 \(got 2\)'):

@@ -65,6 +65,9 @@ def test_norm_errors(norm):
         norm(edge_index.float(), 2, 3)
     with pytest.raises(ValueError, match=r'shape \[2\] \(got \[2, 1\]\)'):
         norm(edge_index, 2, 3, torch.ones(2, 1))
+    for dtype in [torch.bool, torch.long]:
+        with pytest.raises(ValueError, match=rf'floating \(got {dtype}\)'):
+            norm(edge_index, 2, 3, torch.ones(2, dtype=dtype))
     for value in [-1.0, float('nan'), float('inf')]:
         with pytest.raises(ValueError, match=f'minimum of .*{value}'):
             norm(edge_index, 2, 3, torch.tensor([value, value]))

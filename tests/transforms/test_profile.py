@@ -57,6 +57,8 @@ def test_user_profiles_errors():
         T.user_profiles(torch.randn(3), edge_index, 1)
     with pytest.raises(ValueError, match=r'floating \(got torch.int64\)'):
         T.user_profiles(torch.ones(3, 1).long(), edge_index, 1)
+    with pytest.raises(ValueError, match=r"'x' .* infinite .* \(got 'inf'\)"):
+        T.user_profiles(torch.full((2, 3), -torch.inf), edge_index, 1)
     with pytest.raises(ValueError, match=r'between 0 and 0 \(got 1\)'):
         T.user_profiles(torch.randn(1, 3), edge_index, 1)
 

@@ -64,6 +64,13 @@ def test_reduce_features_keeps_missing_rows_and_narrow_features():
     assert 0 < out.explained_image < 1
 
 
+def test_reduce_features_of_few_nodes():
+    x = torch.randn(5, 9)
+    out = T.ReduceFeatures(7)(get_data(x))['item']
+    assert out.x_image.size() == (5, 5)
+    assert out.explained_image == pytest.approx(1.0)
+
+
 def test_reduce_features_of_nothing():
     out = T.ReduceFeatures(2)(get_data(torch.zeros(5, 4)))['item']
     assert not out.x_image.any()
@@ -90,6 +97,10 @@ def test_reduce_features_errors():
         match = rf"'channels' .* \(got {channels}\)"
         with pytest.raises(ValueError, match=match):
             T.ReduceFeatures(channels)
+    x = torch.randn(9, 7)
+    x[4, 2] = float('inf')
+    with pytest.raises(ValueError, match=r"'x_text' .* \(got 'inf'\)"):
+        T.ReduceFeatures(3)(get_data(x[:, :2], x))
     data = HeteroData()
     data['item'].num_nodes = 3
     with pytest.raises(ValueError, match='modality'):
