@@ -157,8 +157,14 @@ class CRANEConv(MessagePassing):
     ) -> Size:
         out = self._check_input(edge_index, size)
         for dim, x in enumerate(pair):
-            if out[dim] is None and size is not None:
-                out[dim] = size[dim]
+            given = None if size is None else size[dim]
+            if out[dim] is None:
+                out[dim] = given
+            elif given not in (None, out[dim]):
+                raise ValueError(
+                    f"'size' needs to be that of 'edge_index', {out} "
+                    f'(got {size})'
+                )
             if x is not None:
                 self._set_size(out, dim, x)
         # As everywhere in PyG, a graph of unknown size is a square one:

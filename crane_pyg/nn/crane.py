@@ -252,7 +252,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             ValueError: If a graph or a modality is missing from
                 :obj:`data`, or does not fit the model.
         """
-        to_item, to_user, to_similar = self._graphs(data)
+        to_item, to_user, *to_similar = self._graphs(data)
         item_in = torch.cat(self._encode_items(data), dim=-1)
         profile = None
         if self.profile is not None:
@@ -266,13 +266,13 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         )
         if self.num_item_layers > 0:
             for _ in range(self.num_item_layers):
-                item_in = self.conv((item_in, None), *to_similar)
+                item_in = self.conv((item_in, None), *to_similar[0])
             item = item + item_in
             size = self.size[::-1]
             user = self.conv((item_in, None), *to_user, size=size).add_(user)
         if self.num_new_items > 0:
             new = (self.num_new_items, self.neighbor_share)
-            item = lend(item, *to_similar, *new)
+            item = lend(item, *to_similar[0], *new)
         total = None if profile is None else profile.sum(dim=1)
         return CRANEOutput(user, item, total)
 
@@ -482,8 +482,9 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         graphs = [
             self._graph(data, self.edge_type),
             self._graph(data, (item, f'rev_{relation}', user)),
-            self._graph(data, (item, self.item_edge, item)),
         ]
+        if self.num_item_layers > 0 or self.num_new_items > 0:
+            graphs.append(self._graph(data, (item, self.item_edge, item)))
         if data[user].num_nodes != self.num_users:
             raise ValueError(
                 f"'data' needs to have {self.num_users} nodes of type "

@@ -56,7 +56,7 @@ def _set_preference(model: CRANE, data: HeteroData, num_old: int) -> None:
 
     Left at zero, it would be the sign of the gate that says where they point.
     """
-    _, (to_user, _), _ = model._graphs(data)
+    _, (to_user, _), *_ = model._graphs(data)
     xs = model._encode_items(data)
     for weight, x in zip(model.preference.values(), xs, strict=True):
         profile = model._profile(x, to_user)[num_old:]

@@ -539,6 +539,11 @@ def test_crane_conv_raises():
         conv(x.long(), edge_index)
     with pytest.raises(ValueError, match='tensor with size 3 in dimension -2'):
         conv(x, edge_index, size=(4, 3))
+    known = EdgeIndex(edge_index, sparse_size=(3, 3))
+    for graph in (known, adj):
+        match = r"'edge_index', \[3, 3\] \(got \(3, 4\)\)"
+        with pytest.raises(ValueError, match=match):
+            conv((x, None), graph, size=(3, 4))
     with pytest.raises(ValueError, match='tensor with size 2 in dimension -2'):
         conv((x, x[:2]), adj)
     with pytest.raises(ValueError, match=r"got 'torch\.float32'"):

@@ -587,6 +587,13 @@ def test_crane_needs_graphs(edge_type):
     assert data.edge_types == edge_types
 
 
+def test_crane_without_item_layers_needs_no_item_graph():
+    data, model = get_data(), get_model(num_item_layers=0, neighbor_weights={})
+    expected = model.eval()(data)
+    del data['item', 'similar_to', 'item']
+    assert_equal(model(data), expected)
+
+
 def test_crane_needs_transformed_data():
     with pytest.raises(ValueError, match='BuildDualGraph'):
         get_model()(get_raw_data())
