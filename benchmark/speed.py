@@ -237,8 +237,9 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
 
     def smooth() -> Tensor:
         x, y = propagate(model.conv, user, item, *graphs[:2], model.num_layers)
-        y = y + model.conv((item, None), *similar)
-        return torch.cat([x.view(-1), y.view(-1)])
+        near = model.conv((item, None), *similar)
+        x = x + model.conv((near, None), *graphs[1], size=model.size[::-1])
+        return torch.cat([x.view(-1), (y + near).view(-1)])
 
     runs = {
         'projection': backward(project),
@@ -256,6 +257,7 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
     one_pass = num_edges * (4 * width + 12)
     spmm = 4 * one_pass + 2 * 4 * width * nodes
     spmm += similar[0].size(1) * (4 * width + 12) + 4 * width * num_items
+    spmm += one_pass + 4 * width * num_users
     num_weights = sum(weight.numel() for weight in model.parameters())
     wide_product = num_items * sum(SIZES.values()) * d
     product = num_items * wide * d

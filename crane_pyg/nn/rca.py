@@ -350,8 +350,7 @@ class RCA(torch.nn.Module):
                 x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
         if self.training and self.mode == 'correlation' and x.size(1) > 0:
             self.num_updates += 1
-        # Views of one tensor could not be modified in place:
-        return [out.clone() for out in x.unbind()]
+        return list(x.unbind())
 
     def _statistics(
         self,
