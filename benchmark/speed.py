@@ -236,10 +236,10 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
         return torch.cat(xs, dim=-1)
 
     def smooth() -> Tensor:
-        x, y = propagate(model.conv, user, item, *graphs[:2], model.num_layers)
         near = model.conv((item, None), *similar)
-        x = x + model.conv((near, None), *graphs[1], size=model.size[::-1])
-        return torch.cat([x.view(-1), (y + near).view(-1)])
+        layers = (model.num_layers, near)
+        x, y = propagate(model.conv, user, item, *graphs[:2], *layers)
+        return torch.cat([x.view(-1), y.view(-1)])
 
     runs = {
         'projection': backward(project),
@@ -254,10 +254,8 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
     flops, speed = ceilings(times)
     nodes, num_edges = num_users + num_items, adj[0].size(1)
     # Reads of each edge's row and weight, and one write of each output row:
-    one_pass = num_edges * (4 * width + 12)
-    spmm = 4 * one_pass + 2 * 4 * width * nodes
+    spmm = 4 * num_edges * (4 * width + 12) + 2 * 4 * width * nodes
     spmm += similar[0].size(1) * (4 * width + 12) + 4 * width * num_items
-    spmm += one_pass + 4 * width * num_users
     num_weights = sum(weight.numel() for weight in model.parameters())
     wide_product = num_items * sum(SIZES.values()) * d
     product = num_items * wide * d

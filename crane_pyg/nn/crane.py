@@ -261,15 +261,13 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         if self.item_id is not None:
             item_in = torch.cat([self.item_id, item_in], dim=-1)
 
+        near = item_in if self.num_item_layers > 0 else None
+        for _ in range(self.num_item_layers):
+            near = self.conv((near, None), *to_similar[0])
+        graphs = (to_item, to_user)
         user, item = propagate(
-            self.conv, user_in, item_in, to_item, to_user, self.num_layers
+            self.conv, user_in, item_in, *graphs, self.num_layers, near
         )
-        if self.num_item_layers > 0:
-            for _ in range(self.num_item_layers):
-                item_in = self.conv((item_in, None), *to_similar[0])
-            item = item + item_in
-            size = self.size[::-1]
-            user = self.conv((item_in, None), *to_user, size=size).add_(user)
         if self.num_new_items > 0:
             new = (self.num_new_items, self.neighbor_share)
             item = lend(item, *to_similar[0], *new)

@@ -228,6 +228,7 @@ def dense_forward(model, data):
         {'num_layers': 2, 'num_item_layers': 1},
         {'num_layers': 3, 'num_item_layers': 2, 'profile': 'contrast'},
         {'num_layers': 0, 'num_item_layers': 0, 'mode': None},
+        {'num_layers': 0, 'num_item_layers': 1},
         {'num_layers': 1, 'num_item_layers': 1, 'use_id': False},
         {'num_layers': 2, 'num_item_layers': 1, 'mode': 'token'},
         {'num_layers': 2, 'num_item_layers': 0, 'profile': None},
