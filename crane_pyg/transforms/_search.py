@@ -65,12 +65,14 @@ class Rows:
         r"""Returns the cosine of pairs, rounded to single precision."""
         part_size = GPU_PART_SIZE if self.x.is_cuda else PART_SIZE
         num_pairs = max(1, part_size // self.x.size(1))
-        dots = [
-            self[a].double().mul_(self[b]).sum(dim=1)
-            for a, b in zip(i.split(num_pairs), j.split(num_pairs), strict=True)
-        ]
-        norm = self.norm[i] * self.norm[j]
-        return (torch.cat(dots) / norm).float().clamp_(-1.0, 1.0)
+        # Small tensors that stay, between large ones that go, split the heap:
+        out = self.norm.new_empty(i.numel())
+        for dot, a, b in zip(
+            *(x.split(num_pairs) for x in (out, i, j)), strict=True
+        ):
+            torch.sum(self[a].double().mul_(self[b]), dim=1, out=dot)
+        out /= self.norm[i] * self.norm[j]
+        return out.float().clamp_(-1.0, 1.0)
 
     def first_copies(self, num: int) -> Tensor:
         r"""Returns the rows that are among the first copies of their vector.
