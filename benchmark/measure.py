@@ -132,7 +132,7 @@ def save(
         'malloc': {
             key: value
             for key, value in sorted(os.environ.items())
-            if key.startswith('MALLOC_')
+            if key.startswith(('MALLOC_', 'THP_'))
         },
         'note': args.note,
     }

@@ -4,6 +4,7 @@ it needs on data of the size of Amazon Electronics.
 python benchmark/memory.py
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -26,7 +27,10 @@ import crane_pyg.transforms as T
 
 ELECTRONICS = (192_403, 63_001, 1_254_441)  # Users, items, training pairs.
 GIGABYTE = 1e9
-THRESHOLD = 'MALLOC_MMAP_THRESHOLD_'
+# Large blocks go back as soon as they are free; or come in large pages:
+THRESHOLD = {'MALLOC_MMAP_THRESHOLD_': str(2**20)}
+HUGE_PAGES = {'THP_MEM_ALLOC_ENABLE': '1'}
+Setting = dict[str, str]
 
 
 def main() -> None:
@@ -42,44 +46,46 @@ def main() -> None:
     rss = memory('VmRSS') / GIGABYTE
     rows = [
         row('the interpreter and its imports', rss, 'GB'),
-        *trainings(args.threads, args.repeats),
+        *trainings(args),
         ranking(),
-        *large(tuple(args.large), args.repeats),
+        *larges(args),
         knn(args.knn_rows),
     ]
     title = 'Peak memory on fake data of the size of Amazon Sports'
     save(args, 'memory', title, rows)
 
 
-def trainings(threads: int, repeats: int) -> list[Row]:
-    """The peaks as it is, and where large blocks go back to the system as soon
-    as they are free, each in a process of its own.
-    """
-    peak, seconds = in_other_process(threads, repeats)
-    other_peak, other_seconds = in_other_process(
-        threads, repeats, {THRESHOLD: str(2**20)}
-    )
-    name = 'training, all but the features'
-    detail = f'a step takes {other_seconds / seconds:.2f} x'
-    return [
-        row(name, peak, 'GB', 0.8),
-        row(f'the same with `{THRESHOLD}`', other_peak, 'GB', 0.8, detail),
-    ]
+def trainings(args: argparse.Namespace) -> list[Row]:
+    """The peaks as it is and under either setting, each in a process."""
+    rows, plain = [], None
+    for setting in ({}, THRESHOLD, HUGE_PAGES):
+        call = f'training({args.repeats})'
+        peak, seconds = in_other_process(args, call, setting)
+        plain = plain or seconds
+        name = under('training, all but the features', setting)
+        detail = f'a step takes {seconds / plain:.2f} x' if setting else ''
+        rows.append(row(name, peak, 'GB', 0.8, detail))
+    return rows
+
+
+def under(name: str, setting: Setting) -> str:
+    """What is measured, and the setting, if any."""
+    return ', '.join([name, *(f'`{key}`' for key in setting)])
 
 
 def in_other_process(
-    threads: int, repeats: int, setting: dict[str, str] | None = None
+    args: argparse.Namespace, call: str, setting: Setting
 ) -> list[float]:
-    """What :meth:`training` returns in an environment."""
+    """What a function of this module returns in an environment."""
     code = (
-        f'import memory, speed, torch; torch.set_num_threads({threads}); '
+        f'import memory, speed, torch; torch.set_num_threads({args.threads}); '
         f'memory.SPORTS = {SPORTS}; memory.SIZES = speed.SIZES = {SIZES}; '
-        f'print(*memory.training({repeats}))'
+        f'print(*memory.{call})'
     )
     out = subprocess.check_output(
         [sys.executable, '-W', 'ignore', '-c', code],
         text=True,
-        env={**os.environ, **(setting or {})},
+        env={**os.environ, **setting},
         cwd=Path(__file__).parent,
     )
     return [float(value) for value in out.split()]
@@ -105,25 +111,39 @@ def ranking() -> Row:
     return row('ranking, all but the features', peak, 'GB', None, detail)
 
 
-def large(size: tuple[int, int, int], repeats: int) -> list[Row]:
-    """Training on many items, and its steps in turns with those on few."""
-    data, features = build(size)
+def larges(args: argparse.Namespace) -> list[Row]:
+    """Training on many items, as it is and with huge pages."""
+    size = tuple(args.large)
+    names = f'{size[0]:,} users, {size[1]:,} items, {size[2]:,} pairs'
+    peaks, ratios = [], []
+    for setting in ({}, HUGE_PAGES):
+        call = f'large({size}, {args.repeats})'
+        peak, many, few = in_other_process(args, call, setting)
+        name = under('training on Electronics, all', setting)
+        peaks.append(row(name, peak, 'GB', 4, '' if setting else names))
+        name = under('step for each pair, Electronics / Sports', setting)
+        detail = f'{many * 1e3:.0f} ms against {few * 1e3:.0f} ms'
+        ratio = many / size[2] / (few / SPORTS[2])
+        ratios.append(row(name, ratio, 'x', 1.3, detail))
+    return [*peaks, *ratios]
+
+
+def large(
+    size: tuple[int, int, int], repeats: int
+) -> tuple[float, float, float]:
+    """The peak of training on many items in gigabytes, and the seconds of its
+    steps and of those on few, in turns.
+    """
+    data, _ = build(size)
     step = crane_step(make_crane(data), data)
     reset_peak()
     for _ in range(3):
         step()
     peak = memory('VmHWM') / GIGABYTE
-    names = f'{size[0]:,} users, {size[1]:,} items, {size[2]:,} pairs'
-    detail = f'{names}; features: {features / GIGABYTE:.2f} GB'
-    rows = [row('training on Electronics, all', peak, 'GB', 4, detail)]
-
-    small = build(SPORTS)[0]
+    small, _ = build(SPORTS)
     steps = {'large': step, 'small': crane_step(make_crane(small), small)}
     times = medians(steps, repeats)
-    ratio = times['large'] / size[2] / (times['small'] / SPORTS[2])
-    detail = ' against '.join(f'{t * 1e3:.0f} ms' for t in times.values())
-    name = 'step for each pair, Electronics / Sports'
-    return [*rows, row(name, ratio, 'x', 1.3, detail)]
+    return peak, times['large'], times['small']
 
 
 def knn(num_rows: int) -> Row:

@@ -129,7 +129,7 @@ def test_speed(run, monkeypatch, tmp_path):
 def test_memory(run):
     large = ['--large', '90', '60', '400', '--repeats', '1']
     values = run(memory, '--knn-rows', '50', *large)
-    assert len(values) == 7
+    assert len(values) == 10
     assert values['training, all but the features'] > 0.05
 
 
