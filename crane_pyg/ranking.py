@@ -18,6 +18,7 @@ from crane_pyg._rows import (
     as_index,
     check_candidates,
     check_no_nan,
+    check_shape,
 )
 from crane_pyg.neighborhood import Neighborhood
 
@@ -199,6 +200,12 @@ def score_blocks(
             f"'user_emb' and 'item_emb' need to hold all {neighbors.size} "
             f"users and items of 'neighbors' (got {size})"
         )
+    if user_emb.dtype != item_emb.dtype or not user_emb.is_floating_point():
+        raise ValueError(
+            f"'user_emb' and 'item_emb' need to be floating and of the same "
+            f'type (got {user_emb.dtype} and {item_emb.dtype})'
+        )
+    check_shape('item_emb', item_emb, size[1], user_emb.size(1))
     check_no_nan('user_emb', user_emb)
     check_no_nan('item_emb', item_emb)
     num_rows = min(block_size, user_index.numel())
@@ -250,7 +257,8 @@ def mask_top_k(users: Tensor, score: Tensor, k: int, barred: Barred) -> Tensor:
 
 
 def check_k(k: int, num_items: int) -> None:
-    if not 0 < k <= num_items:
+    check_size(1, k=k)
+    if k > num_items:
         raise ValueError(
             f"'k' needs to be between 1 and the number of items {num_items} "
             f'(got {k})'

@@ -33,10 +33,14 @@ def evaluate_popularity(
             (default: :obj:`(10, 20)`)
         edge_type (tuple, optional): The edge type of the training pairs.
             (default: :obj:`('user', 'rates', 'item')`)
+
+    Raises:
+        ValueError: If the graph is missing, or an argument is out of its range.
     """
-    edge_index = data[edge_type].edge_index
-    item = degree(edge_index[1], data[edge_type[2]].num_nodes).unsqueeze(-1)
-    user = item.new_ones(data[edge_type[0]].num_nodes, 1)
+    store, num_users, num_items = get_edges(data, edge_type)
+    edge_index = store.edge_index
+    item = degree(edge_index[1], num_items).unsqueeze(-1)
+    user = item.new_ones(num_users, 1)
     return evaluate(user, item, edge_label_index, edge_index, ks)
 
 
@@ -72,6 +76,11 @@ def evaluate_item_graph(
     edge_index, item_type = store.edge_index, edge_type[2]
     size = (num_users, num_items)
     graph, _, _ = get_edges(data, (item_type, item_edge, item_type))
+    if 'edge_weight' not in graph:
+        raise ValueError(
+            f"'edge_weight' is missing for relation '{item_edge}' "
+            f'(found {list(graph.keys())})'
+        )
     neighbors = Neighborhood(
         edge_index, [(graph.edge_index, graph.edge_weight, 1.0)], size
     )

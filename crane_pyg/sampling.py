@@ -43,6 +43,7 @@ def sample_negatives(
             pairs with all items.
     """
     check_size(1, num_samples=num_samples)
+    check_size(0, num_items=num_items)
     for name, pairs in [('edge_index', edge_index), ('exclude', exclude)]:
         if pairs is not None:
             check_pairs(name, pairs)

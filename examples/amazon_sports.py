@@ -7,6 +7,7 @@ python examples/amazon_sports.py --root data --name sports
 
 import argparse
 import json
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -150,7 +151,8 @@ if args.metrics_file:
     metrics = {key: state[key] for key in ('best_epoch', 'epochs', 'valid')}
     metrics.update(dataset=name, seed=args.seed, test=results['CRANE'])
     metrics['seconds_per_epoch'] = state['seconds'] / state['epochs']
-    metrics['peak_rss_mb'] = getrusage(RUSAGE_SELF).ru_maxrss / 1024
+    unit = 2**20 if sys.platform == 'darwin' else 2**10  # Bytes on macOS.
+    metrics['peak_rss_mb'] = getrusage(RUSAGE_SELF).ru_maxrss / unit
     with replacing(args.metrics_file) as temp:
         temp.write_text(json.dumps(metrics, indent=2))
 if args.plot:

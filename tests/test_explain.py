@@ -244,6 +244,7 @@ def test_no_items():
     [
         (USERS, 0, None, r"'user_index' .* 0 and 29 \(got 30\)"),
         (-1, 0, None, r"'user_index' .* \(got -1\)"),
+        (1.5, 0, None, r"'user_index' .* integer \(got 1.5\)"),
         (0, ITEMS, None, r"'item_index' .* 0 and 39 \(got 40\)"),
         (0, -2, None, r"'item_index' .* \(got -2\)"),
         (0, 7, [1, 2], r"'item_index' .* 'candidates' only \(got 7\)"),

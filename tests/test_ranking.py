@@ -256,9 +256,24 @@ def test_ranking_on_device(embs, device):
     )
 
 
-@pytest.mark.parametrize('k', [0, -2, NUM_ITEMS + 1])
+@pytest.mark.parametrize(
+    ('change', 'match'),
+    [
+        (lambda u, i: (u.double(), i), 'same type .*float64 and torch.float32'),
+        (lambda u, i: (u.long(), i.long()), 'floating .* torch.int64'),
+        (lambda u, i: (u, i[:, :3]), rf"'item_emb' .* \[{NUM_ITEMS}, 4\]"),
+    ],
+)
+def test_ranking_invalid_embeddings(embs, change, match):
+    with pytest.raises(ValueError, match=match):
+        top_k(*change(*embs), 3)
+    with pytest.raises(ValueError, match=match):
+        evaluate(*change(*embs), random_pairs(5, seed=2))
+
+
+@pytest.mark.parametrize('k', [0, -2, 2.5, True, NUM_ITEMS + 1])
 def test_ranking_invalid_k(embs, k):
-    match = rf"'k' .* number of items {NUM_ITEMS} \(got {k}\)"
+    match = rf"'k' needs to be .* \(got {k}\)"
     pairs = random_pairs(5, seed=2)
     with pytest.raises(ValueError, match=match):
         top_k(*embs, k)

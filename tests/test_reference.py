@@ -199,4 +199,9 @@ def test_item_graph_is_missing():
     held_out = data['user', 'rates', 'item'].test_edge_label_index
     with pytest.raises(ValueError, match="'similar_to'"):
         evaluate_item_graph(data, held_out)
+    with pytest.raises(ValueError, match="'buys'"):
+        evaluate_popularity(data, held_out, edge_type=('user', 'buys', 'item'))
     assert data.edge_types == edge_types
+    data['item', 'similar_to', 'item'].edge_index = torch.tensor([[0], [1]])
+    with pytest.raises(ValueError, match=r"'edge_weight' .* 'similar_to'"):
+        evaluate_item_graph(data, held_out)

@@ -151,6 +151,8 @@ def test_sample_negatives_argument_errors():
     pairs = random_pairs()
     with pytest.raises(ValueError, match=r"'edge_index' .* \(got \[\d+, 2\]\)"):
         sample_negatives(pairs.t(), 20)
+    with pytest.raises(ValueError, match=r"'num_items' .* integer"):
+        sample_negatives(pairs, 20.0)
     with pytest.raises(ValueError, match=r"'edge_index\[1\]' .* \(got 19\)"):
         sample_negatives(pairs, 19)
     with pytest.raises(ValueError, match=r"'exclude\[1\]' .* \(got 20\)"):

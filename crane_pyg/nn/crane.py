@@ -335,7 +335,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 (default: :obj:`1024`)
 
         Raises:
-            ValueError: If there is no pair, if negatives are of another shape,
+            ValueError: If there is no pair, if items are of another shape,
                 if a value is out of its range, or if there is an objective for
                 views, and the model has no ID stream.
         """
@@ -347,6 +347,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         check_least(1, contrast_size=contrast_size)
         num_pairs = user_index.numel()
         check_least(1, **{'len(user_index)': num_pairs})
+        check_shape('pos_index', pos_index, num_pairs)
         if neg_index.dim() == 1:
             neg_index = neg_index.unsqueeze(1)
         num_samples = max(neg_index.size(-1), 1)

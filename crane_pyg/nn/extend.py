@@ -11,6 +11,7 @@ from torch_geometric.data import HeteroData
 
 from crane_pyg._rows import as_plain
 from crane_pyg.transforms import row_norm
+from crane_pyg.transforms._utils import get_num_nodes
 
 if TYPE_CHECKING:
     from crane_pyg.nn.crane import CRANE
@@ -21,7 +22,7 @@ def extend(model: CRANE, data: HeteroData) -> CRANE:
     :meth:`~crane_pyg.nn.CRANE.extend`.
     """
     user, _, item = model.edge_type
-    size = (data[user].num_nodes, data[item].num_nodes)
+    size = (get_num_nodes(data, user), get_num_nodes(data, item))
     for name, value, least in [
         ('num_users', size[0], model.num_users),
         ('num_items', size[1], model.num_items),

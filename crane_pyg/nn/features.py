@@ -43,8 +43,9 @@ class FeatureCache:
     r"""The outputs of :meth:`fill_missing` for features that stay the same.
 
     They are made anew for another tensor or type, and for a tensor that was
-    written to. Nothing is kept of one that requires a
-    gradient, nor in inference mode, whose tensors no training can use.
+    written to, unless past PyTorch, by NumPy. Nothing is kept of one that
+    requires a gradient, nor of inference mode, whose tensors no training can
+    use.
     """
 
     def __init__(self) -> None:
@@ -56,7 +57,8 @@ class FeatureCache:
 
     def __call__(self, name: str, x: Tensor, dtype: torch.dtype) -> Features:
         r"""Returns the features :obj:`name`, which are :obj:`x`."""
-        if x.requires_grad or torch.is_inference_mode_enabled():
+        is_inference = torch.is_inference_mode_enabled() or x.is_inference()
+        if x.requires_grad or is_inference:
             return fill_missing(x, name, dtype)
         entry, state = self._entries.get(name), (x._version, dtype)
         if entry is None or entry[0]() is not x or entry[1] != state:

@@ -87,13 +87,15 @@ def info_nce_loss(
             not given. (default: :obj:`None`)
 
     Raises:
-        ValueError: If the views or :obj:`index` are of another shape.
+        ValueError: If the views or :obj:`index` are of another shape, or if
+            there is no node.
     """
     if x.size() != y.size():
         raise ValueError(
             f'The two views need to have the same shape '
             f'(got {list(x.size())} and {list(y.size())})'
         )
+    check_least(1, **{'len(x)': x.size(0)})
     check_shape('index', index, x.size(0))
     x, y = F.normalize(x, dim=-1) / temperature, F.normalize(y, dim=-1)
     logits = x @ y.t()
@@ -214,7 +216,7 @@ class InfoNCELoss(torch.nn.Module):
 
     Raises:
         ValueError: If :obj:`temperature` is not positive, or the views differ
-            in shape, or node indices do not fit them.
+            in shape, hold no node, or node indices do not fit them.
     """
 
     def __init__(self, temperature: float = 0.2) -> None:

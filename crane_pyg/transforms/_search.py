@@ -1,6 +1,7 @@
 r"""Exact search for the rows of largest cosine similarity, tile by tile."""
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 import torch
@@ -10,6 +11,8 @@ from torch_geometric.utils import cumsum, degree
 from crane_pyg._groups import GROUP, Products
 from crane_pyg._rows import largest_entry
 
+LAST: Final = 2**31 - 1
+MAX_PAIRS: Final = 32  # Of a row, for each of its neighbors.
 PART_SIZE: Final = 2**16  # Keeps products of pairs in the cache.
 GPU_PART_SIZE: Final = 2**22  # Which has fewer, larger kernels to start.
 
@@ -31,21 +34,27 @@ class Rows:
             self.x = torch.cat(
                 [(b / largest_entry(b)[:, None]).float() for b in blocks]
             )
-        blocks = self.x.split(block_size)
-        scale = torch.cat([largest_entry(b) for b in blocks])[:, None]
+        # Here and below, results go to one tensor: small ones that stay, next
+        # to large ones that go, split the heap, at times for gigabytes.
+        scale = self.x.new_empty(self.x.size(0), 1)
+        for out, b in self._parts(scale, self.x):
+            out[:, 0] = largest_entry(b)
         self.index = (scale > 0).nonzero()[:, 0]  # Drops NaN as well.
         self.scale = scale.index_select(0, self.index).float()
-        every = torch.arange(len(self), device=x.device)
-        self.blocks = every.split(block_size)
-        self.norm = torch.cat(
-            [self[block].double().norm(dim=1) for block in self.blocks]
-        )
+        self.every = torch.arange(len(self), device=x.device)
+        self.norm = scale.new_empty(len(self), dtype=torch.double)
+        for out, row in self._parts(self.norm, self.every):
+            torch.linalg.vector_norm(self[row].double(), dim=1, out=out)
 
     def __len__(self) -> int:
         return self.index.numel()
 
     def __getitem__(self, row: Tensor) -> Tensor:
         return self.x.index_select(0, self.index.index_select(0, row)).float()
+
+    def _parts(self, *xs: Tensor) -> Iterable[tuple[Tensor, ...]]:
+        r"""Yields blocks of all, of as many rows each."""
+        return zip(*(x.split(self.block_size) for x in xs), strict=True)
 
     def scaled(self, row: Tensor) -> Tensor:
         r"""Returns rows whose largest entry is one or minus one."""
@@ -56,6 +65,10 @@ class Rows:
         norm = self.norm[row].unsqueeze(1) / self.scale[row]
         return self.scaled(row).div_(norm.float())
 
+    def precise(self, row: Tensor) -> Tensor:
+        r"""Returns rows of length one in double precision."""
+        return self[row].double().div_(self.norm[row].unsqueeze(1))
+
     def rounding(self) -> float:
         r"""Returns by how much a product of unit vectors may be off."""
         eps = torch.finfo(torch.float).eps
@@ -65,7 +78,6 @@ class Rows:
         r"""Returns the cosine of pairs, rounded to single precision."""
         part_size = GPU_PART_SIZE if self.x.is_cuda else PART_SIZE
         num_pairs = max(1, part_size // self.x.size(1))
-        # Small tensors that stay, between large ones that go, split the heap:
         out = self.norm.new_empty(i.numel())
         for dot, a, b in zip(
             *(x.split(num_pairs) for x in (out, i, j)), strict=True
@@ -80,17 +92,21 @@ class Rows:
         Of equal rows, only the lowest ones can be neighbors, so that dropping
         the others bounds the number of ties a row has to deal with.
         """
-        code = torch.cat([hash_rows(self.scaled(b)) for b in self.blocks])
+        code = self.index.new_empty(len(self))
+        for out, row in self._parts(code, self.every):
+            out.copy_(hash_rows(self.scaled(row)))
         group = code.unique(return_inverse=True)[1]
         perm, place = place_in_group(group)
-        first, others = perm[place == 0], perm[place >= num]
+        first = perm[place == 0]
+        row = (torch.bincount(group)[group] > num).nonzero()[:, 0]
         # Rows of one code are equal, but for an accident:
-        differs = [
-            (self.scaled(row) != self.scaled(first[group[row]])).any(dim=1)
-            for row in others.split(self.block_size)
-        ]
-        others = others[torch.cat(differs)]
-        return torch.cat([perm[place < num], others]).sort()[0]
+        same = torch.empty_like(row, dtype=torch.bool)
+        for out, r in self._parts(same, row):
+            differs = self.scaled(r) != self.scaled(first[group[r]])
+            torch.logical_not(differs.any(dim=1), out=out)
+        row = row[same]
+        perm, place = place_in_group(group[row])
+        return complement(row[perm[place >= num]], len(self))
 
 
 class Candidates:
@@ -110,7 +126,7 @@ class Candidates:
         # The largest entries of as many groups as there is room for, none of
         # which can be larger than the pairs looked for:
         self.best = like.new_full((num_rows, k), float('-inf'))
-        self.rounding = rounding
+        self.rounding, self.num_pairs = rounding, 0
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, row: int, col: int, groups: Tensor, largest: Tensor) -> None:
@@ -128,12 +144,21 @@ class Candidates:
         # There may be very many of them, for a while:
         i, j = (row + i[hit]).int(), j.int()
         self.pairs.append((i, j, value[hit, place]))
+        self.num_pairs += j.numel()
 
     def prune(self) -> None:
         r"""Drops the pairs that later ones have excluded."""
         i, j, value = map(torch.cat, zip(*self.pairs, strict=True))
         keep = value >= self._least(self.best)[i]
         self.pairs = [(i[keep], j[keep], value[keep])]
+        self.num_pairs = self.pairs[0][0].numel()
+
+    def too_many(self) -> bool:
+        r"""Whether rounding excludes so few that memory may not do."""
+        limit = MAX_PAIRS * self.best.numel()
+        if self.num_pairs > limit:
+            self.prune()
+        return self.num_pairs > limit
 
     def _least(self, best: Tensor) -> Tensor:
         # Finite, as what fills up the groups is not:
@@ -148,6 +173,7 @@ def search(
     of the :obj:`k` largest similarities of all rows, or of those in
     :obj:`query`. They are sorted by the other one.
     """
+    k = max(1, min(k, len(rows) - 1))
     blocks = list(cols.split(rows.block_size))
     others = complement(cols, len(rows)) if query is None else query
     num_symmetric = len(blocks) if query is None else 0
@@ -171,6 +197,8 @@ def search(
                 wide = tile.unflatten(0, (-1, step))
                 largest = wide.amax(dim=1).t()[: other.numel()]
                 found.add(col, row, wide.permute(2, 0, 1), largest)
+            if found.too_many():
+                return search_alike(rows, cols, k, query)
             col += other.numel()
         found.prune()
         row += block.numel()
@@ -178,6 +206,37 @@ def search(
     j, perm = cols[j].sort(stable=True)
     i = query[i[perm]]
     return i[i != j], j[i != j]
+
+
+def search_alike(
+    rows: Rows, cols: Tensor, k: int, query: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""Does the same for rows so much alike that single precision cannot tell
+    them apart: in double precision, with memory for the best pairs only.
+    """
+    best = query.new_full((query.numel(), k + 1), torch.iinfo(torch.long).min)
+    for top, block in rows._parts(best, query):
+        x, col = rows.precise(block), 0
+        for other in cols.split(rows.block_size):
+            key = sort_key(x @ rows.precise(other).t(), col)
+            top.copy_(torch.cat([top, key], dim=1).topk(k + 1)[0])
+            col += other.numel()
+    place = LAST - (best & LAST)
+    known = place < cols.numel()
+    row = known.nonzero()[:, 0]
+    j, perm = cols[place[known]].sort(stable=True)
+    i = query[row[perm]]
+    return i[i != j], j[i != j]
+
+
+def sort_key(sim: Tensor, col: int) -> Tensor:
+    r"""Returns integers that sort as similarities do in single precision, and
+    among equal ones the lower column, counted from :obj:`col`, above.
+    """
+    bits = (sim.float().clamp_(-1.0, 1.0) + 0.0).view(torch.int32)
+    bits = torch.where(bits < 0, bits ^ LAST, bits).long()
+    place = torch.arange(col, col + sim.size(1), device=sim.device)
+    return (bits << 32) | (LAST - place)
 
 
 def group_size(num_cols: int, k: int) -> int:
@@ -200,7 +259,9 @@ def hash_rows(x: Tensor) -> Tensor:
     r"""Returns a number for each row, the same for equal ones."""
     rng = torch.Generator().manual_seed(0)
     weight = torch.randint(2**31, (x.size(1),), generator=rng).int()
+    weight |= 1  # Not to lose the highest bit, which is the sign.
     bits = (x + 0.0).view(torch.int32)  # There are two zeros.
+    bits ^= bits >> 15  # As round numbers have nothing but zeros below.
     return bits.mul_(weight.to(x.device)).sum(dim=1)
 
 

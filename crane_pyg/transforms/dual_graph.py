@@ -188,6 +188,10 @@ class BuildDualGraph(BaseTransform):
     def set_co_rated_graph(self, data: HeteroData) -> None:
         r"""Sets the graph of items of the same users, if any, in place."""
         if self.num_co_rated == 0:
+            item_type = self.edge_type[2]
+            edge_type = (item_type, self.co_edge, item_type)
+            if edge_type in data.edge_types:  # Of other pairs, perhaps.
+                del data[edge_type]
             return
         store, num_users, num_items = get_edges(data, self.edge_type)
         edge_index, edge_weight = co_rated_graph(

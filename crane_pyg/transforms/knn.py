@@ -3,7 +3,7 @@ from torch import Tensor
 from torch_geometric.utils import coalesce
 
 from crane_pyg._check import check_size
-from crane_pyg._rows import check_edge_index
+from crane_pyg._rows import as_plain, check_edge_index
 from crane_pyg.transforms._search import Rows, rank, search
 from crane_pyg.transforms._utils import (
     check_features,
@@ -29,9 +29,10 @@ def knn_item_graph(
 
     Candidates come from products, tile by tile, in the precision that
     :func:`torch.get_float32_matmul_precision` names (the search is exact at
-    its default, :obj:`"highest"`). They are ranked by similarities computed in
-    double and rounded to single precision. Equal ones are tied, and the lower
-    index goes first, whatever the :obj:`block_size`.
+    its default, :obj:`"highest"`), or in double precision if rows are so much
+    alike that it tells few of them apart. They are ranked by similarities
+    computed in double and rounded to single precision. Equal ones are tied, and
+    the lower index goes first, whatever the :obj:`block_size`.
 
     A row which is zero or holds a NaN (an item that lacks the modality) has
     no neighbors and is nobody's neighbor. A row with fewer than :obj:`k`
@@ -99,18 +100,23 @@ def merge_item_graphs(
     Raises:
         ValueError: If a modality is unknown, if a weight is negative or not
             finite, if no weight is positive, if an index is out of range, or if
-            an edge value is not finite.
+            an edge value is not floating or not finite.
     """
     check_weights(weights, list(graphs))
-    graphs = {m: graphs[m] for m, weight in weights.items() if weight > 0}
+    graphs = {
+        m: (as_plain(graphs[m][0]), graphs[m][1])
+        for m, weight in weights.items()
+        if weight > 0
+    }
 
     device = next(iter(graphs.values()))[0].device
     total = torch.zeros(num_items, dtype=torch.double, device=device)
     for name, (edge_index, value) in graphs.items():
         check_edge_index(edge_index, num_items, num_items)
-        if not bool(value.isfinite().all()):
+        if not value.is_floating_point() or not bool(value.isfinite().all()):
             raise ValueError(
-                f"'graphs' needs to hold finite values (got others in '{name}')"
+                f"'graphs' needs to hold finite floating values (got others "
+                f"in '{name}', of {value.dtype})"
             )
         total[torch.bincount(edge_index[1], minlength=num_items) > 0] += (
             weights[name]

@@ -84,7 +84,8 @@ def _degree(weight: Tensor, index: Tensor, size: int) -> Tensor:
 
 
 def _pow(degree: Tensor, exponent: float) -> Tensor:
-    return degree.pow(exponent).masked_fill_(degree == 0, 0.0)
+    # As `inf` has a zero for its gradient, too:
+    return degree.masked_fill(degree == 0, float('inf')).pow(exponent)
 
 
 def _check(

@@ -83,14 +83,19 @@ def truncated_svd(x: Tensor, channels: int) -> tuple[Tensor, Tensor, float]:
     :math:`(F, k)`, and the share of the sum of squares that is left.
     """
     mask = x.sum(dim=-1, keepdim=True).isnan()
-    filled = x.masked_fill(mask, 0.0)
+    filled = x.masked_fill(mask, 0.0) if bool(mask.any()) else x
     if x.dtype != torch.double:  # There is no decomposition in less.
         filled = filled.float()
     num = min(channels + OVERSAMPLING, *x.size())
     basis = torch.svd_lowrank(filled, q=num, niter=NUM_ITERATIONS)[2]
     basis = basis[:, :channels].contiguous()
     out = filled @ basis
-    total = filled.double().square().sum()
-    explained = out.double().square().sum() / total if total > 0 else total + 1
+    total, kept = _sum_of_squares(filled), _sum_of_squares(out)
+    explained = kept / total if total > 0 else 1.0
     out = out.masked_fill(mask, float('nan'))
-    return out.to(x.dtype), basis.to(x.dtype), float(explained)
+    return out.to(x.dtype), basis.to(x.dtype), explained
+
+
+def _sum_of_squares(x: Tensor) -> float:
+    # In blocks, as a copy in double precision takes twice the features.
+    return sum(float(block.double().square().sum()) for block in x.split(1024))

@@ -841,6 +841,9 @@ def test_crane_loss_needs_negatives_of_each_pair(size, match):
     neg = torch.zeros(size, dtype=torch.long)
     with pytest.raises(ValueError, match=f"'neg_index' .* {match}"):
         model.loss(model(data), user, pos, neg)
+    match = r"'pos_index' .* \[30\] \(got \[29\]\)"
+    with pytest.raises(ValueError, match=match):
+        model.loss(model(data), user, pos[1:], user.view(-1, 1))
 
 
 @pytest.mark.parametrize(

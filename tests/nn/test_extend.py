@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
@@ -260,6 +261,11 @@ def test_extend_is_kept(tmp_path):
     assert loaded.num_new_items == NUM_NEW
     for x, y in zip(loaded(whole), extended(whole), strict=True):
         assert torch.equal(x, y)
+
+
+def test_extend_needs_counts():
+    with pytest.raises(ValueError, match=r"'num_nodes' .* 'user'"):
+        get_model(get_data()[0]).extend(HeteroData())
 
 
 def test_extend_errors():

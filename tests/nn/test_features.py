@@ -140,6 +140,16 @@ def test_cache_in_inference_mode(missing, calls):
     assert not cache('image', x, torch.float)[0].is_inference()
 
 
+@pytest.mark.parametrize('missing', [False, True])
+def test_cache_of_features_of_inference_mode(missing, calls):
+    with torch.inference_mode():
+        x = get_features(missing).clone()
+    for _ in range(2):
+        out = FeatureCache()('image', x, torch.float)
+        assert (out.mask is None) != missing
+    assert len(calls) == 2
+
+
 def test_cache_keeps_no_features_alive():
     cache, x = FeatureCache(), get_features(missing=False)
     cache('image', x, torch.float)

@@ -241,6 +241,11 @@ def test_info_nce_loss_is_minimal_when_views_agree():
     assert info_nce_loss(x[:1], x[1:2]) == 0
 
 
+def test_info_nce_loss_of_nothing():
+    with pytest.raises(ValueError, match=r"'len\(x\)' .* 1 \(got 0\)"):
+        InfoNCELoss()(torch.empty(0, 4), torch.empty(0, 4))
+
+
 def test_info_nce_loss_invalid_shapes():
     match = r'same shape \(got \[6, 4\] and \[5, 4\]\)'
     with pytest.raises(ValueError, match=match):

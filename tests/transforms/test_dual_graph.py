@@ -336,6 +336,15 @@ def test_copy_move_save_load(tmp_path):
     assert_layout(HeteroData.from_dict(loaded), EDGE_TYPES[0])
 
 
+def test_no_co_rated_graph_is_left_of_other_pairs():
+    edge_type = ('item', 'co_rated', 'item')
+    data = T.BuildDualGraph(k=2)(get_data())
+    assert edge_type in data.edge_types
+    out = T.BuildDualGraph(k=2, num_co_rated=0)(data)
+    assert edge_type not in out.edge_types
+    assert edge_type in data.edge_types
+
+
 def test_repr():
     assert str(T.BuildDualGraph()) == (
         "BuildDualGraph(k=10, modality_weights=None, weighting='cosine', "

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch_geometric import EdgeIndex
 
 import crane_pyg.transforms as T
 import crane_pyg.transforms._search as search
@@ -194,6 +195,46 @@ def test_knn_survives_rows_of_one_code(monkeypatch):
     assert torch.equal(out[1], expected[1])
 
 
+def test_knn_of_rows_of_one_code_and_copies(monkeypatch):
+    def hash_rows(x):
+        return torch.zeros(x.size(0), dtype=torch.long)
+
+    monkeypatch.setattr(search, 'hash_rows', hash_rows)
+    x = torch.tensor([[0.0, -1.0], [0, 1], [0, 1], [0, -1], [0, -1]])
+    for k in (1, 2, 3):
+        assert_knn(x, k)
+
+
+def test_knn_of_tags():
+    # Signs and round numbers have few bits to tell them apart:
+    x = torch.randint(-1, 2, (200, 5)).float()
+    codes = search.hash_rows(x).unique()
+    assert codes.numel() == (x + 0.0).unique(dim=0).size(0)
+    for k in (1, 5, 300):
+        assert_knn(x, k, block_sizes=(64, 1024))
+
+
+@pytest.mark.parametrize('sign', [1.0, -1.0])
+def test_knn_of_rows_that_are_much_alike(monkeypatch, sign):
+    calls, alike = [], search.search_alike
+    monkeypatch.setattr(
+        search,
+        'search_alike',
+        lambda *args: calls.append(args) or alike(*args),
+    )
+    x = sign * torch.randn(1, 16) + 1e-4 * torch.randn(150, 16)
+    x[3], x[40], x[149] = float('nan'), x[7], -x[8]
+    assert_knn(x, 1, block_sizes=(64, 1024))
+    assert len(calls) == 2
+
+
+def test_sort_key():
+    sim = torch.tensor([[-1.5, -1.0, -0.5, -0.0, 0.0, 1e-9, 0.5, 1.0, 1.0]])
+    key = search.sort_key(sim.double(), 7)
+    expected = [7, 8, 6, 5, 3, 4, 2, 0, 1]
+    assert key[0].argsort(descending=True).tolist() == expected
+
+
 def test_knn_equal_rows_with_two_zeros():
     x = torch.tensor([[1.0, 0.0], [1.0, -0.0], [0.0, 1.0]])
     code = search.hash_rows(x)
@@ -342,9 +383,22 @@ def test_merge_item_graphs_errors(weights, match):
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_merge_item_graphs_needs_finite_values(value):
     graph = (torch.tensor([[1, 2], [0, 0]]), torch.tensor([1.0, value]))
-    match = r"'graphs' .* finite values \(got others in 'a'\)"
+    match = r"'graphs' .* finite floating values \(got others in 'a'"
     with pytest.raises(ValueError, match=match):
         T.merge_item_graphs({'a': graph}, {'a': 1.0}, 3)
+
+
+def test_merge_item_graphs_needs_floating_values():
+    graph = (torch.tensor([[1, 2], [0, 0]]), torch.ones(2, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"others in 'a', of torch.int64\)"):
+        T.merge_item_graphs({'a': graph}, {'a': 1.0}, 3)
+
+
+def test_merge_item_graphs_takes_any_edge_index():
+    edges, value = torch.tensor([[1, 2], [0, 0]]), torch.tensor([1.0, 0.5])
+    out = T.merge_item_graphs({'a': (edges, value)}, {'a': 1.0}, 3)
+    other = T.merge_item_graphs({'a': (EdgeIndex(edges), value)}, {'a': 1.0}, 3)
+    assert all(x.equal(y) for x, y in zip(out, other, strict=True))
 
 
 def test_merge_item_graphs_index_out_of_range():

@@ -51,6 +51,14 @@ def test_norm_edge_cases(norm):
 
 
 @pytest.mark.parametrize('norm', [T.symmetric_norm, T.row_norm])
+def test_norm_gradient_without_degree(norm):
+    edge_index = torch.tensor([[0, 1], [0, 1]])
+    weight = torch.tensor([0.0, 1.0], requires_grad=True)
+    norm(edge_index, 2, 2, weight).sum().backward()
+    assert weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('norm', [T.symmetric_norm, T.row_norm])
 def test_norm_errors(norm):
     edge_index = torch.tensor([[0, 1], [1, 2]])
     with pytest.raises(ValueError, match=r'between 0 and 1 \(got 2\)'):
