@@ -237,8 +237,9 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
 
     def smooth() -> Tensor:
         near = model.conv((item, None), *similar)
-        layers = (model.num_layers, near)
-        x, y = propagate(model.conv, user, item, *graphs[:2], *layers)
+        x, y = propagate(
+            model.conv, user, item, *graphs[:2], model.num_layers, near
+        )
         return torch.cat([x.view(-1), y.view(-1)])
 
     runs = {

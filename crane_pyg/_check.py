@@ -4,10 +4,14 @@ from numbers import Integral
 from typing import Any
 
 
-def check_size(least: int, **values: Any) -> None:  # noqa: ANN401
+def check_integer(**values: Any) -> None:  # noqa: ANN401
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise ValueError(f"'{name}' needs to be an integer (got {value})")
+
+
+def check_size(least: int, **values: Any) -> None:  # noqa: ANN401
+    check_integer(**values)
     check_least(least, **values)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch_geometric.data import HeteroData
 
-from crane_pyg._check import check_size
+from crane_pyg._check import check_integer
 from crane_pyg._rows import (
     CompressedRows,
     as_index,
@@ -111,7 +111,7 @@ def explain_scores(
         ValueError: If there is no such user or item, or if an item is not
             among the candidates.
     """
-    check_size(0, user_index=user_index)
+    check_integer(user_index=user_index)
     check_index('user_index', torch.tensor(user_index), model.num_users)
     device = next(model.parameters()).device
     items = as_index('item_index', item_index, model.num_items, device)

@@ -11,7 +11,7 @@ from torch_geometric.metrics import (
 )
 from torch_geometric.utils import coalesce
 
-from crane_pyg._check import check_size
+from crane_pyg._check import check_integer, check_size
 from crane_pyg._groups import Products, group_top_k
 from crane_pyg._rows import (
     CompressedRows,
@@ -257,8 +257,8 @@ def mask_top_k(users: Tensor, score: Tensor, k: int, barred: Barred) -> Tensor:
 
 
 def check_k(k: int, num_items: int) -> None:
-    check_size(1, k=k)
-    if k > num_items:
+    check_integer(k=k)
+    if not 0 < k <= num_items:
         raise ValueError(
             f"'k' needs to be between 1 and the number of items {num_items} "
             f'(got {k})'

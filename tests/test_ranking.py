@@ -271,9 +271,19 @@ def test_ranking_invalid_embeddings(embs, change, match):
         evaluate(*change(*embs), random_pairs(5, seed=2))
 
 
-@pytest.mark.parametrize('k', [0, -2, 2.5, True, NUM_ITEMS + 1])
+@pytest.mark.parametrize('k', [2.5, True])
+def test_ranking_needs_integer_k(embs, k):
+    match = rf"'k' .* integer \(got {k}\)"
+    pairs = random_pairs(5, seed=2)
+    with pytest.raises(ValueError, match=match):
+        top_k(*embs, k)
+    with pytest.raises(ValueError, match=match):
+        evaluate(*embs, pairs, ks=(5, k))
+
+
+@pytest.mark.parametrize('k', [0, -2, NUM_ITEMS + 1])
 def test_ranking_invalid_k(embs, k):
-    match = rf"'k' needs to be .* \(got {k}\)"
+    match = rf"'k' .* number of items {NUM_ITEMS} \(got {k}\)"
     pairs = random_pairs(5, seed=2)
     with pytest.raises(ValueError, match=match):
         top_k(*embs, k)

@@ -264,9 +264,14 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         near = item_in if self.num_item_layers > 0 else None
         for _ in range(self.num_item_layers):
             near = self.conv((near, None), *to_similar[0])
-        graphs = (to_item, to_user)
         user, item = propagate(
-            self.conv, user_in, item_in, *graphs, self.num_layers, near
+            self.conv,
+            user_in,
+            item_in,
+            to_item,
+            to_user,
+            self.num_layers,
+            near,
         )
         if self.num_new_items > 0:
             new = (self.num_new_items, self.neighbor_share)

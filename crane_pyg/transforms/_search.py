@@ -37,13 +37,13 @@ class Rows:
         # Here and below, results go to one tensor: small ones that stay, next
         # to large ones that go, split the heap, at times for gigabytes.
         scale = self.x.new_empty(self.x.size(0), 1)
-        for out, b in self._parts(scale, self.x):
+        for out, b in in_parts(block_size, scale, self.x):
             out[:, 0] = largest_entry(b)
         self.index = (scale > 0).nonzero()[:, 0]  # Drops NaN as well.
         self.scale = scale.index_select(0, self.index).float()
         self.every = torch.arange(len(self), device=x.device)
         self.norm = scale.new_empty(len(self), dtype=torch.double)
-        for out, row in self._parts(self.norm, self.every):
+        for out, row in in_parts(block_size, self.norm, self.every):
             torch.linalg.vector_norm(self[row].double(), dim=1, out=out)
 
     def __len__(self) -> int:
@@ -51,10 +51,6 @@ class Rows:
 
     def __getitem__(self, row: Tensor) -> Tensor:
         return self.x.index_select(0, self.index.index_select(0, row)).float()
-
-    def _parts(self, *xs: Tensor) -> Iterable[tuple[Tensor, ...]]:
-        r"""Yields blocks of all, of as many rows each."""
-        return zip(*(x.split(self.block_size) for x in xs), strict=True)
 
     def scaled(self, row: Tensor) -> Tensor:
         r"""Returns rows whose largest entry is one or minus one."""
@@ -79,9 +75,7 @@ class Rows:
         part_size = GPU_PART_SIZE if self.x.is_cuda else PART_SIZE
         num_pairs = max(1, part_size // self.x.size(1))
         out = self.norm.new_empty(i.numel())
-        for dot, a, b in zip(
-            *(x.split(num_pairs) for x in (out, i, j)), strict=True
-        ):
+        for dot, a, b in in_parts(num_pairs, out, i, j):
             torch.sum(self[a].double().mul_(self[b]), dim=1, out=dot)
         out /= self.norm[i] * self.norm[j]
         return out.float().clamp_(-1.0, 1.0)
@@ -93,7 +87,7 @@ class Rows:
         the others bounds the number of ties a row has to deal with.
         """
         code = self.index.new_empty(len(self))
-        for out, row in self._parts(code, self.every):
+        for out, row in in_parts(self.block_size, code, self.every):
             out.copy_(hash_rows(self.scaled(row)))
         group = code.unique(return_inverse=True)[1]
         perm, place = place_in_group(group)
@@ -101,7 +95,7 @@ class Rows:
         row = (torch.bincount(group)[group] > num).nonzero()[:, 0]
         # Rows of one code are equal, but for an accident:
         same = torch.empty_like(row, dtype=torch.bool)
-        for out, r in self._parts(same, row):
+        for out, r in in_parts(self.block_size, same, row):
             differs = self.scaled(r) != self.scaled(first[group[r]])
             torch.logical_not(differs.any(dim=1), out=out)
         row = row[same]
@@ -203,9 +197,7 @@ def search(
         found.prune()
         row += block.numel()
     i, j, _ = found.pairs[0]
-    j, perm = cols[j].sort(stable=True)
-    i = query[i[perm]]
-    return i[i != j], j[i != j]
+    return to_pairs(query[i], cols[j])
 
 
 def search_alike(
@@ -215,7 +207,7 @@ def search_alike(
     them apart: in double precision, with memory for the best pairs only.
     """
     best = query.new_full((query.numel(), k + 1), torch.iinfo(torch.long).min)
-    for top, block in rows._parts(best, query):
+    for top, block in in_parts(rows.block_size, best, query):
         x, col = rows.precise(block), 0
         for other in cols.split(rows.block_size):
             key = sort_key(x @ rows.precise(other).t(), col)
@@ -224,8 +216,13 @@ def search_alike(
     place = LAST - (best & LAST)
     known = place < cols.numel()
     row = known.nonzero()[:, 0]
-    j, perm = cols[place[known]].sort(stable=True)
-    i = query[row[perm]]
+    return to_pairs(query[row], cols[place[known]])
+
+
+def to_pairs(i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Returns the pairs of two rows, sorted by the other one."""
+    j, perm = j.sort(stable=True)
+    i = i[perm]
     return i[i != j], j[i != j]
 
 
@@ -247,6 +244,11 @@ def group_size(num_cols: int, k: int) -> int:
     while size > 1 and num_cols < 2 * k * size:
         size //= 2
     return size
+
+
+def in_parts(size: int, *xs: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    r"""Yields parts of all, of as many rows each."""
+    return zip(*(x.split(size) for x in xs), strict=True)
 
 
 def complement(index: Tensor, size: int) -> Tensor:

@@ -187,9 +187,9 @@ class BuildDualGraph(BaseTransform):
 
     def set_co_rated_graph(self, data: HeteroData) -> None:
         r"""Sets the graph of items of the same users, if any, in place."""
+        item_type = self.edge_type[2]
+        edge_type = (item_type, self.co_edge, item_type)
         if self.num_co_rated == 0:
-            item_type = self.edge_type[2]
-            edge_type = (item_type, self.co_edge, item_type)
             if edge_type in data.edge_types:  # Of other pairs, perhaps.
                 del data[edge_type]
             return
@@ -200,10 +200,7 @@ class BuildDualGraph(BaseTransform):
         edge_index, perm = sort_by_col(edge_index)
         # Its transpose takes as much memory, and nothing is propagated over it:
         adj = to_edge_index(edge_index, num_items, num_items, no_transpose=True)
-        item_type = self.edge_type[2]
-        set_edges(
-            data[item_type, self.co_edge, item_type], adj, edge_weight[perm]
-        )
+        set_edges(data[edge_type], adj, edge_weight[perm])
 
     def item_graph(
         self,

@@ -113,10 +113,14 @@ def merge_item_graphs(
     total = torch.zeros(num_items, dtype=torch.double, device=device)
     for name, (edge_index, value) in graphs.items():
         check_edge_index(edge_index, num_items, num_items)
-        if not value.is_floating_point() or not bool(value.isfinite().all()):
+        if not value.is_floating_point():
             raise ValueError(
-                f"'graphs' needs to hold finite floating values (got others "
-                f"in '{name}', of {value.dtype})"
+                f"'graphs' needs to hold floating values (got {value.dtype} "
+                f"in '{name}')"
+            )
+        if not bool(value.isfinite().all()):
+            raise ValueError(
+                f"'graphs' needs to hold finite values (got others in '{name}')"
             )
         total[torch.bincount(edge_index[1], minlength=num_items) > 0] += (
             weights[name]
