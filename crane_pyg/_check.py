@@ -7,7 +7,7 @@ from typing import Any
 def check_integer(**values: Any) -> None:  # noqa: ANN401
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
-            raise ValueError(f"'{name}' needs to be an integer (got {value})")
+            raise ValueError(f"'{name}' needs to be an integer (got {value!r})")
 
 
 def check_size(least: int, **values: Any) -> None:  # noqa: ANN401

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from crane_pyg._files import replacing
+from crane_pyg._files import replacing, save_plain
 
 __all__ = ['load_checkpoint', 'replacing', 'save_checkpoint']
 
@@ -21,28 +20,28 @@ def save_checkpoint(
     Args:
         path (str): The file.
         state (dict): State dictionaries, tensors and plain values. The states
-            of the global random number generators are added.
+            of PyTorch's global random number generators are kept with them.
         meta (dict): Plain values that tell what the state is of, *e.g.*, the
             data set and the model size.
 
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: If there is anything else in it than tensors and plain
-            values. An earlier checkpoint stays.
+            values, or if :obj:`meta` holds what does not equal itself: a
+            tensor or a NaN. An earlier checkpoint stays.
     """
-    state = {
-        **state,
+    for key, value in meta.items():
+        if not _is_plain(value):
+            raise ValueError(
+                f"'{key}' in 'meta' needs to be a plain value (got {value!r})"
+            )
+    content = {
+        'meta': meta,
+        'state': state,
         'rng': torch.get_rng_state(),
         'cuda_rng': torch.cuda.get_rng_state_all(),
     }
-    with replacing(path) as temp:
-        torch.save({'meta': meta, 'state': state}, temp)
-        unsafe = get_unsafe_globals_in_checkpoint(temp)
-        if len(unsafe) > 0:  # It could not be loaded.
-            raise ValueError(
-                f"'state' and 'meta' need to hold tensors and plain values "
-                f'(got {unsafe[0]})'
-            )
+    save_plain(path, content, "'state'")
 
 
 def load_checkpoint(
@@ -50,8 +49,8 @@ def load_checkpoint(
     meta: dict[str, Any],
     map_location: torch.device | str = 'cpu',
 ) -> dict[str, Any]:
-    r"""Loads the state of a training, and sets the global random number
-    generators to what they were.
+    r"""Loads the state of a training, and sets PyTorch's global random
+    number generators to what they were.
 
     Args:
         path (str): The file.
@@ -64,11 +63,13 @@ def load_checkpoint(
         ValueError: If the file is no checkpoint, or one of other data or of
             another model.
     """
+    path = Path(path).expanduser()
     try:
         saved = torch.load(path, map_location, weights_only=True)
         found, state = dict(saved['meta']), dict(saved['state'])
-        rng = state.pop('rng').cpu()
-        cuda_rngs = [x.cpu() for x in state.pop('cuda_rng')]
+        rng = saved['rng'].cpu()
+        cuda_rngs = [x.cpu() for x in saved['cuda_rng']]
+        torch.Generator().set_state(rng)  # To see whether it is one.
     except FileNotFoundError:
         raise
     except Exception as e:  # Damage can surface anywhere in the unpickler.
@@ -76,7 +77,8 @@ def load_checkpoint(
             f"'{path}' is no checkpoint (got {type(e).__name__}: {e})"
         ) from e
     for key in {**meta, **found}:
-        if found.get(key) != meta.get(key):
+        lacks = key not in found or key not in meta
+        if lacks or found[key] != meta[key]:
             raise ValueError(
                 f"The checkpoint '{path}' needs to have '{key}' "
                 f'{meta.get(key)!r} (got {found.get(key)!r})'
@@ -85,3 +87,12 @@ def load_checkpoint(
     for index in range(min(len(cuda_rngs), torch.cuda.device_count())):
         torch.cuda.set_rng_state(cuda_rngs[index], index)
     return state
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(x) for pair in value.items() for x in pair)
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    return plain and value == value  # Which NaN is not.

@@ -154,15 +154,16 @@ def explain_scores(
     return ScoreParts(score[0, items], parts, history, carriers)
 
 
+@torch.inference_mode(False)  # Which a caller may have entered.
+@torch.enable_grad()
 def _gradients(
     model: CRANE, data: HeteroData, user: int, items: Tensor
 ) -> tuple[CRANEOutput, Tensor]:
     r"""Returns the embeddings, and the derivatives of inner products
     :math:`(B, I)` by what multiplies the edges from and to a user.
     """
-    source, relation, target = model.edge_type
-    to_item = data[model.edge_type].edge_index
-    to_user = data[target, f'rev_{relation}', source].edge_index
+    (to_item, _), (to_user, _), *_ = model._graphs(data)
+    items = items.clone()  # One of inference mode has no gradient.
     more = torch.zeros(model.num_items, device=to_item.device)
     more.requires_grad_()
 
@@ -180,16 +181,16 @@ def _gradients(
         value = more[dst if edge_index is to_item else src]
         if weight:
             value = value * weight[0][keep]
-        return out.index_add(0, dst, value.unsqueeze(-1) * x[src])
+        message = value.unsqueeze(-1) * x[src]
+        return out.index_add(0, dst, message.to(out.dtype))
 
     handle = model.conv.register_forward_hook(add, with_kwargs=True)
     try:
-        with torch.enable_grad():
-            out = model(data)
-            score = out.item[items] @ out.user[user] + 0.0 * more.sum()
+        out = model(data)
     finally:
         handle.remove()
-    gradient = more.new_zeros(items.numel(), more.numel())
+    score = out.item[items] @ out.user[user] + 0.0 * more.sum()
+    gradient = torch.zeros(items.numel(), more.numel(), device=more.device)
     for row, value in zip(gradient, score, strict=True):
         row.copy_(torch.autograd.grad(value, more, retain_graph=True)[0])
     out = CRANEOutput(out.user.detach(), out.item.detach(), None)

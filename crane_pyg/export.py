@@ -70,6 +70,7 @@ def save_top_k(
         )
     size, device = (user_emb.size(0), item_emb.size(0)), user_emb.device
     check_k(k, size[1])
+    k = int(k)  # NumPy's would not be read back from the header.
     users = torch.arange(size[0], device=device)
     barred = Barred(exclude, candidates, size, device)
     blocks = score_blocks(user_emb, item_emb, users, block_size, neighbors)

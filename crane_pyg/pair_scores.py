@@ -130,7 +130,7 @@ class PairScores(Module):
         return score
 
     def _add_graph(self, edge_type: EdgeType) -> None:
-        self.edge_index[edge_type] = self.data[edge_type].edge_index
+        self.edge_index[edge_type], _ = self.model._graph(self.data, edge_type)
 
     def _add_neighbors(self) -> None:
         with torch.no_grad():
@@ -168,8 +168,8 @@ class PairScores(Module):
         params = {}
         for name, user, x in zip(self.item_sizes, users, items, strict=False):
             params[f'preference.x_{name}'] = user
-            missing = self.data[self.item][f'x_{name}'].isnan()
-            x = x.masked_fill(missing, float('nan'))
+            given = self.data[self.item][f'x_{name}']
+            x = x.to(given.dtype).masked_fill(given.isnan(), float('nan'))
             data[self.item][f'x_{name}'] = x
         if self.model.user_id is not None:
             params['user_id'], params['item_id'] = users[-1], items[-1]

@@ -45,6 +45,8 @@ picture = args.plot and Path(args.plot, 'items.png')
 for file in filter(None, [args.checkpoint, args.metrics_file, picture]):
     if not Path(file).absolute().parent.is_dir():
         parser.error(f'there is no folder for {file}')
+    if Path(file).is_dir():
+        parser.error(f'{file} is a folder')
 if args.plot:
     from plots import save_plots  # Needs matplotlib, and says so up front.
 warnings.filterwarnings('ignore', 'Sparse CSR tensor support is in beta')

@@ -33,6 +33,8 @@ parser.add_argument('--users', type=int, nargs='+', default=[0, 1, 2])
 parser.add_argument('--epochs', type=int, default=10)
 parser.add_argument('--k', type=int, default=10)
 args = parser.parse_args()
+if args.epochs < 1 or not args.page.absolute().parent.is_dir():
+    parser.error('needs --epochs above 0, and a folder for the page')
 
 MAX_HISTORY, MAX_CARRIERS, MAX_NEIGHBORS = 40, 3, 4
 
@@ -111,13 +113,13 @@ def main() -> None:
         dataset = MMRecDataset(args.data, None, transform, cache)
     data = dataset[0]
     xs = {name: data['item'][f'x_{name}'] for name in dataset.modalities}
+    hues = get_hues(torch.cat(list(xs.values()), dim=1))
+    items = read_items(args.items, hues)
     if args.model is None:
         model = train(data, {name: x.size(1) for name, x in xs.items()})
     else:
         model = CRANE.from_pretrained(args.model)
 
-    hues = get_hues(torch.cat(list(xs.values()), dim=1))
-    items = read_items(args.items, hues)
     with torch.no_grad():
         out = model.eval()(data)
     near, users = model.neighborhood(data, out), torch.tensor(args.users)

@@ -24,6 +24,8 @@ parser = argparse.ArgumentParser()
 parser.add_argument('folder', type=Path)
 parser.add_argument('--epochs', type=int, default=3)
 args = parser.parse_args()
+if args.epochs < 1:
+    parser.error(f"'--epochs' needs to be positive (got {args.epochs})")
 warnings.filterwarnings('ignore', 'Sparse CSR tensor support is in beta')
 torch.manual_seed(0)
 

@@ -86,21 +86,28 @@ def read_items(path: Path | None, hues: list[int]) -> list[Item]:
     items = [Item(f'Item {n}', None, hue) for n, hue in enumerate(hues)]
     if path is None:
         return items
-    with path.open(encoding='utf-8', newline='') as file:
+    with path.open(encoding='utf-8-sig', newline='') as file:
         rows = (
             json.load(file) if path.suffix == '.json' else csv.DictReader(file)
         )
-        for row in rows:
-            index = int(row['item'])
+        for number, row in enumerate(rows, start=1):
+            index = _item_index(row)
             if not 0 <= index < len(items):
                 raise ValueError(
-                    f"'item' in {path} needs to be between 0 and "
-                    f'{len(items) - 1} (got {index})'
+                    f"'item' in row {number} of {path} needs to be between 0 "
+                    f'and {len(items) - 1} (got {row})'
                 )
             image = path.parent / row['image'] if row.get('image') else None
-            title = row.get('title') or items[index].title
+            title = str(row.get('title') or items[index].title)
+            # Cut off in a pair of code units, it could not be written:
+            title = title.encode('utf-8', 'replace').decode('utf-8')
             items[index] = Item(title, image, hues[index])
     return items
+
+
+def _item_index(row: object) -> int:
+    value = row.get('item') if isinstance(row, dict) else None
+    return int(value) if str(value).isdecimal() else -1
 
 
 def get_kind(part: str) -> Kind:

@@ -32,6 +32,7 @@ def save_plots(
     state: dict[str, Any],
 ) -> None:
     """Writes `training.png` and `items.png`."""
+    name = name.replace('$', r'\$')  # No formula begins there.
     figures = {
         'training.png': draw_training(name, state),
         'items.png': draw_items(name, model, data),
@@ -113,7 +114,8 @@ def get_groups(
     category = store.get('category', store.get('y'))
     if category is not None:
         category = category.cpu()
-        common = category.bincount().argsort(descending=True)[: len(COLORS)]
+        value, count = category.unique(return_counts=True)
+        common = value[count.argsort(descending=True)[: len(COLORS)]]
         return {f'category {c}': category == c for c in common.tolist()}
     pairs = data[model.edge_type].edge_index[1].cpu()
     count, groups = degree(pairs, store.num_nodes), {}

@@ -1,6 +1,7 @@
 import argparse
 import os
 import pickle
+import threading
 from pathlib import Path
 
 import numpy
@@ -124,6 +125,33 @@ def test_checkpoint_of_something_else(path, meta, match):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_checkpoint_keeps_all_keys(path):
+    state = {'rng': 'mine', 'cuda_rng': 7}
+    save_checkpoint(path, state, {'mode': None, 'sizes': {'a': (1, 2)}})
+    meta = {'mode': None, 'sizes': {'a': (1, 2)}}
+    assert load_checkpoint(path, meta) == state
+    for other in [{'sizes': {'a': (1, 2)}}, {**meta, 'more': None}]:
+        with pytest.raises(ValueError, match=r"'(mode|more)' None \(got None"):
+            load_checkpoint(path, other)
+
+
+@pytest.mark.parametrize('rng', [torch.zeros(3), torch.zeros(9).byte(), None])
+def test_checkpoint_of_no_random_state(path, rng):
+    content = {'meta': META, 'state': {}, 'rng': rng, 'cuda_rng': []}
+    torch.save(content, path)
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r'last\.ckpt. is no checkpoint'):
+        load_checkpoint(path, META)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_checkpoint_in_home(path, monkeypatch):
+    monkeypatch.setenv('HOME', str(path.parent))
+    save_checkpoint('~/last.ckpt', get_state(), META)
+    assert_state(load_checkpoint('~/last.ckpt', META))
+    assert os.listdir(path.parent) == [path.name]
+
+
 def test_checkpoint_missing(path):
     with pytest.raises(FileNotFoundError, match=r'last\.ckpt'):
         load_checkpoint(path, META)
@@ -207,8 +235,11 @@ def test_checkpoint_is_replaced_as_a_whole(path, monkeypatch):
 
 def test_checkpoint_that_cannot_be_saved(path):
     save_checkpoint(path, get_state(), META)
-    with pytest.raises((AttributeError, pickle.PicklingError)):
-        save_checkpoint(path, {'model': lambda x: x}, META)
+    for value in [lambda x: x, threading.Lock(), (x for x in 'abc')]:
+        with pytest.raises(
+            ValueError, match=r"'state' needs .* \(got .*pickle"
+        ):
+            save_checkpoint(path, {'model': value}, META)
     assert os.listdir(path.parent) == [path.name]
     assert_state(load_checkpoint(path, META))
 
@@ -216,6 +247,18 @@ def test_checkpoint_that_cannot_be_saved(path):
 def test_checkpoint_without_a_folder(path):
     with pytest.raises((RuntimeError, OSError), match='missing'):
         save_checkpoint(path.parent / 'missing' / 'x', get_state(), META)
+
+
+def test_replacing_what_a_link_leads_to(tmp_path):
+    path, link = tmp_path / 'a' / 'metrics.json', tmp_path / 'latest.json'
+    path.parent.mkdir()
+    link.symlink_to(path)
+    for text in ['first', 'second']:
+        with replacing(link) as temp:
+            temp.write_text(text)
+        assert link.is_symlink()
+        assert path.read_text() == text
+    assert os.listdir(path.parent) == [path.name]
 
 
 def test_replacing(tmp_path):
@@ -239,11 +282,14 @@ def test_replacing(tmp_path):
         ({'best': numpy.float64(0.3)}, {}),
         ({'folder': Path('a')}, {}),
         ({}, {'args': argparse.Namespace(k=3)}),
+        ({}, {'args': [1, {'k': torch.zeros(3)}]}),
+        ({}, {'args': float('nan')}),
     ],
 )
 def test_checkpoint_of_what_could_not_be_loaded(path, state, meta):
     save_checkpoint(path, get_state(), META)
-    with pytest.raises(ValueError, match=r"'state' and 'meta' .* \(got "):
+    match = r"'state' needs" if state else r"'args' in 'meta' needs"
+    with pytest.raises(ValueError, match=rf'{match} .* \(got '):
         save_checkpoint(path, state, meta)
     assert_state(load_checkpoint(path, META))
     assert os.listdir(path.parent) == [path.name]

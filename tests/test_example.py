@@ -142,7 +142,7 @@ def test_example_metrics_file(demo):
 
 def read_checkpoint(path):
     content = torch.load(path, weights_only=True)
-    return content['meta'], content['state']
+    return content['meta'], content['state'], content['rng']
 
 
 def test_example_interrupt(interrupted):
@@ -153,7 +153,7 @@ def test_example_interrupt(interrupted):
     assert 'Test at epoch' not in stdout
     assert os.listdir(folder) == ['last.ckpt']
 
-    meta, _ = read_checkpoint(folder / 'last.ckpt')
+    meta, *_ = read_checkpoint(folder / 'last.ckpt')
     assert meta['dataset'] == 'fake'
     state = load_checkpoint(folder / 'last.ckpt', meta)
     assert state['epochs'] == state['best_epoch'] == 1
@@ -175,11 +175,11 @@ def test_example_resume(demo, interrupted):
         assert out[key] == expected[key]
 
     # As if it had never been stopped, whichever epoch was the best:
-    state, expected = (
-        read_checkpoint(path / 'last.ckpt')[1] for path in (folder, demo[0])
+    (state, rng), (expected, expected_rng) = (
+        read_checkpoint(path / 'last.ckpt')[1:] for path in (folder, demo[0])
     )
     assert state['epochs'] == 2
-    assert torch.equal(state['rng'], expected['rng'])
+    assert torch.equal(rng, expected_rng)
     assert state['history'] == expected['history']
     (loss, recall), last = state['history']
     assert 0 < last[0] < loss < 1
@@ -293,6 +293,13 @@ def test_example_missing_folder(tmp_path, option, value, file):
     line = fail(tmp_path, '--demo', option, value)
     assert line.endswith(f'there is no folder for {file}')
     assert os.listdir(tmp_path) == []
+
+
+def test_example_folder_in_place_of_a_file(tmp_path):
+    (tmp_path / 'm.json').mkdir()
+    line = fail(tmp_path, '--demo', '--metrics-file', 'm.json')
+    assert line.endswith('m.json is a folder')
+    assert os.listdir(tmp_path) == ['m.json']
 
 
 def test_example_needs_an_epoch(tmp_path):

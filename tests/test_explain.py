@@ -271,3 +271,40 @@ def test_explain_leaves_frozen_modules_alone():
     explain_scores(model, data, 3, [1, 2])
     assert model.training
     assert not model.rca.training
+
+
+@pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
+def test_explain_without_gradients(mode):
+    data, model, items = get_data(), get_model(), [7, 0]
+    expected = explain_scores(model, data, 11, items)
+    with mode():
+        out = explain_scores(model, data, 11, items)
+        assert not torch.is_grad_enabled()
+    for name in ['score', 'history']:
+        assert torch.equal(getattr(out, name), getattr(expected, name))
+    for name in ['parts', 'carriers']:
+        found, known = getattr(out, name), getattr(expected, name)
+        assert found.keys() == known.keys()
+        assert all(torch.equal(found[key], known[key]) for key in known)
+    assert out.carriers['embeddings'].abs().max() > 1e-3
+
+
+def test_explain_in_half_precision():
+    data, model = get_data(), get_model()
+    expected = explain_scores(model, data, 11, [7, 0])
+    out = explain_scores(model.bfloat16(), data, 11, [7, 0])
+    for name, value in expected.parts.items():
+        bounds = {'atol': 0.05, 'rtol': 0.05, 'check_dtype': False}
+        torch.testing.assert_close(out.parts[name], value, **bounds)
+
+
+@pytest.mark.parametrize('edge_type', [RATES, REV, SIMILAR])
+@pytest.mark.parametrize('function', [explain_scores, PairScores])
+def test_explain_needs_all_graphs(function, edge_type):
+    data, model = get_data(), get_model()
+    del data[edge_type]
+    before = data.edge_types
+    more = (3, [4]) if function is explain_scores else ()
+    with pytest.raises(ValueError, match=rf"edge weights .*'{edge_type[1]}'"):
+        function(model, data, *more)
+    assert data.edge_types == before

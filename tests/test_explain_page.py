@@ -239,8 +239,38 @@ def test_read_items(page, tmp_path, suffix):
     first, second = page.read_items(path, [10, 20])
     assert first == ('Item 0', None, 10)
     assert second == ('Item 1', tmp_path / 'a.png', 20)
-    with pytest.raises(ValueError, match=r'between 0 and 0 \(got 1\)'):
+    with pytest.raises(ValueError, match=rf'row 1 of {path} .* and 0 \(got {{'):
         page.read_items(path, [10])
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'content'),
+    [
+        ('csv', 'item,title\n0,Zero\nabc,One\n'),
+        ('csv', 'item,title\n0,Zero\n-1,One\n'),
+        ('csv', 'item,title\n0,Zero\n1.9,One\n'),
+        ('json', '[{"item": 0}, {"item": 1.9}]'),
+        ('json', '[{"item": 0}, {"title": "One"}]'),
+        ('json', '[{"item": 0}, 1]'),
+    ],
+)
+def test_read_items_of_no_item(page, tmp_path, suffix, content):
+    path = tmp_path / f'items.{suffix}'
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf'row 2 of {path} .* and 1 \(got '):
+        page.read_items(path, [10, 20])
+
+
+def test_read_items_of_other_programs(page, tmp_path):
+    path = tmp_path / 'items.csv'
+    path.write_bytes(b'\xef\xbb\xbfitem,title\r\n1,One\r\n')
+    assert page.read_items(path, [10, 20])[1] == ('One', None, 20)
+    path = tmp_path / 'items.json'
+    path.write_text(
+        '[{"item": 0, "title": 5}, {"item": 1, "title": "a\\ud83d"}]'
+    )
+    titles = [item.title for item in page.read_items(path, [10, 20])]
+    assert titles == ['5', 'a?']
 
 
 def test_embed(page, tmp_path):

@@ -53,6 +53,12 @@ def test_save_top_k_npy(embs, exclude, k, block_size, excluded, tmp_path):
     assert os.listdir(tmp_path) == ['out.npy']
 
 
+def test_save_top_k_of_a_number_of_numpy(embs, tmp_path):
+    save_top_k(tmp_path / 'out.npy', *embs, np.int64(3))
+    out = np.load(tmp_path / 'out.npy', allow_pickle=False)
+    assert out.tolist() == top_k(*embs, 3).tolist()
+
+
 def naive_rows(user_emb, item_emb, k, exclude):
     pairs = set() if exclude is None else set(map(tuple, exclude.t().tolist()))
     rows = []

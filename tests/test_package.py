@@ -74,6 +74,17 @@ def run(code):
     )
 
 
+def test_modules_are_attributes():
+    names = SUBPACKAGES + MODULES
+    assert sorted(crane_pyg._MODULES) == sorted(names)
+    out = run(
+        'import crane_pyg\n'
+        + ''.join(f'crane_pyg.{name}.__all__\n' for name in names)
+        + "assert not hasattr(crane_pyg, 'models')\n"
+    )
+    assert out.returncode == 0, out.stderr
+
+
 def test_import_alone():
     r"""Every module can be the first to be imported."""
     names = [f'crane_pyg.{name}' for name in SUBPACKAGES + MODULES]

@@ -151,3 +151,13 @@ def test_captum_edges_add_up():
         clear_masks(scores)
     assert abs(ends[1] - ends[0]) > 0.01
     assert total == pytest.approx(ends[1] - ends[0], rel=1e-3)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_pair_scores_of_features_in_half_precision(dtype):
+    data, model = get_data(), get_model()
+    data['item'].x_image = data['item'].x_image.to(dtype)
+    scores = PairScores(model, data)
+    pairs = torch.tensor([[0, 3, 29], [39, 1, 0]])
+    out = scores(*scores.inputs(), edge_label_index=pairs)
+    torch.testing.assert_close(out, all_scores(model, data)[tuple(pairs)])

@@ -232,8 +232,8 @@ def test_draw_items_of_many(plots, data, monkeypatch):
 
 @pytest.mark.parametrize('key', ['category', 'y'])
 def test_draw_items_by_category(plots, data, key):
-    # Category 5 is the most common one, and 0 to 2 are too rare for a color:
-    sizes = {5: 10, 3: 6, 4: 5, 6: 4, 7: 4, 8: 4, 9: 4, 0: 1, 1: 1, 2: 1}
+    # Category 5 is the most common one, and others are too rare for a color:
+    sizes = {5: 10, 3: 6, 4: 5, 6: 4, 7: 4, 8: 4, 9: 4, -1: 1, 1: 1, 2: 1}
     category = [c for c, size in sizes.items() for _ in range(size)]
     data['item'][key] = torch.tensor(category)
     figure = plots.draw_items('toys', get_model(), data)
@@ -255,12 +255,12 @@ def test_save_plots(plots, data, tmp_path):
     before = torch.get_rng_state()
     model = get_model()
     torch.set_rng_state(before)
-    plots.save_plots(str(tmp_path), 'toys', model, data, STATE)
+    plots.save_plots(str(tmp_path), r'toys$\frac$', model, data, STATE)
     assert torch.equal(torch.get_rng_state(), before)
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == ['items.png', 'training.png']
     assert imread(tmp_path / 'items.png').shape[:2] == (990, 1800)
     assert imread(tmp_path / 'training.png').shape[:2] == (900, 1050)
     first = [(tmp_path / file).read_bytes() for file in files]
-    plots.save_plots(tmp_path, 'toys', model, data, STATE)
+    plots.save_plots(tmp_path, r'toys$\frac$', model, data, STATE)
     assert [(tmp_path / file).read_bytes() for file in files] == first

@@ -1,16 +1,19 @@
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch_geometric.data import HeteroData
+from torch_geometric.transforms import BaseTransform
 
 from crane_pyg import __version__
-from crane_pyg._files import replacing
+from crane_pyg._files import save_plain
 
 VERSION = 2  # Raise it whenever the reader or a transform changes its output.
+CHECKED_SIZE: Final = 1 << 26  # Bytes; all pairs of the known data sets.
 
 
 def fingerprint(
@@ -20,12 +23,28 @@ def fingerprint(
     r"""Returns what the cached data depend on, made of plain values only.
 
     Args:
-        paths: The raw files.
-        pre_transform: The transform, told from another by its :obj:`repr`.
+        paths: The raw files. Of large ones, the checksum is that of the
+            beginning.
+        pre_transform: The transform, told from another by its :obj:`repr`,
+            and a transform of PyG by its options as well.
     """
-    stats = [(path.name, path.stat()) for path in paths]
-    files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-    return [VERSION, __version__, repr(pre_transform), files]
+    files = []
+    for path in paths:
+        stat = path.stat()
+        with path.open('rb') as file:
+            checksum = zlib.crc32(file.read(CHECKED_SIZE))
+        files.append([path.name, stat.st_size, stat.st_mtime_ns, checksum])
+    return [VERSION, __version__, _describe(pre_transform), files]
+
+
+def _describe(value: object) -> Any:  # noqa: ANN401
+    # Not all transforms of PyG name all of their options:
+    if isinstance(value, BaseTransform):
+        options = [[key, _describe(x)] for key, x in vars(value).items()]
+        return [type(value).__qualname__, repr(value), options]
+    if isinstance(value, (list, tuple)):
+        return [_describe(x) for x in value]
+    return repr(value)
 
 
 def load_cache(path: Path, key: list[Any]) -> HeteroData | None:
@@ -80,11 +99,16 @@ def save_cache(path: Path, key: list[Any], data: HeteroData) -> None:
         data: The data.
 
     Raises:
-        ValueError: If the file cannot be written.
+        ValueError: If the file cannot be written, or could not be read.
     """
+    if not isinstance(data, HeteroData):
+        raise ValueError(
+            f"'pre_transform' needs to return 'HeteroData' "
+            f"(got '{type(data).__name__}')"
+        )
+    content = {'key': key, 'data': data.to_dict()}
     try:
-        with replacing(path) as temp, temp.open('xb') as f:
-            torch.save({'key': key, 'data': data.to_dict()}, f)
+        save_plain(path, content, "What 'pre_transform' returns")
     except (OSError, RuntimeError) as e:  # PyTorch's, of a full disk.
         raise _not_writable(path.parent, e) from e
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -6,6 +7,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crane_pyg.datasets._inter import FIRST_LINE, Pairs
+
+# What a damaged header raises:
+DAMAGE = (ValueError, EOFError, OverflowError, SyntaxError, TokenError)
 
 
 def read_features(path: Path, pairs: Pairs) -> Tensor:
@@ -34,8 +38,9 @@ def _open(path: Path) -> NDArray[np.floating]:
     # Mapping the file keeps one copy of it in memory, refuses files shorter
     # than their header says, and cannot unpickle objects.
     try:
-        return np.lib.format.open_memmap(path, mode='r')
-    except (ValueError, EOFError, OSError) as e:
+        with np.errstate(over='ignore'):
+            return np.lib.format.open_memmap(path, mode='r')
+    except (*DAMAGE, OSError) as e:
         raise ValueError(
             f"'{path}' needs to be a complete '.npy' file without pickled "
             f"objects (got '{e}')"

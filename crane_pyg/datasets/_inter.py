@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 COLUMNS = ('userID', 'itemID', 'x_label')
 SPLITS = ('train', 'valid', 'test')
 MAX_DIGITS = 18  # More would overflow `int64`.
+MAX_QUOTE = 200  # Characters; a file may lack the ends of its lines.
 FIRST_LINE = 2  # Lines are counted from one, and the header is the first.
 
 Array = NDArray[np.int64]
@@ -49,7 +50,9 @@ def read_inter(path: Path) -> Pairs:
     names = header.decode('utf-8', errors='replace').split('\t')
     positions = [_position(path, names, column) for column in COLUMNS]
     if not body:
-        raise ValueError(f"'{path}' holds a header and no pair (got {names})")
+        raise ValueError(
+            f"'{path}' holds a header and no pair (got {_cut(str(names))})"
+        )
 
     buffer = np.frombuffer(body + b'\n', dtype=np.uint8)
     start, end = _bounds(path, buffer, len(names))
@@ -84,7 +87,7 @@ def _position(path: Path, names: list[str], column: str) -> int:
     if (count := names.count(column)) != 1:
         raise ValueError(
             f"'{path}' needs exactly one column '{column}' in its "
-            f'tab-separated header (got {count} in {names})'
+            f'tab-separated header (got {count} in {_cut(str(names))})'
         )
     return names.index(column)
 
@@ -181,4 +184,8 @@ def _check_unique(pairs: Pairs) -> None:
 
 
 def _decode(text: bytes) -> str:
-    return text.decode('utf-8', errors='replace')
+    return _cut(text.decode('utf-8', errors='replace'))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_QUOTE else text[:MAX_QUOTE] + '...'

@@ -5,7 +5,7 @@ import torch
 from torch import Generator, Tensor
 from torch_geometric.data.hetero_data import HeteroData
 
-from crane_pyg._check import check_fraction, check_size
+from crane_pyg._check import check_fraction, check_integer, check_size
 from crane_pyg.datasets._base import MultimodalDataset
 
 MIN_DEGREE = 5  # As in the 5-core sets that the field evaluates on.
@@ -37,7 +37,8 @@ class FakeMultimodalDataset(MultimodalDataset):
         modalities: The number of features of each modality.
             (default: :obj:`{"image": 64, "text": 32}`)
         avg_degree: The average number of pairs per user, of which each has at
-            least five. Items that nobody interacts with get one more pair.
+            least five; fewer where some would have more than all items. Items
+            that nobody interacts with get one more pair.
         num_factors: The number of latent factors.
         noise: The standard deviation of the noise in the first modality,
             relative to the signal. The :math:`m`-th modality has :math:`m`
@@ -71,11 +72,12 @@ class FakeMultimodalDataset(MultimodalDataset):
     ) -> None:
         if modalities is None:
             modalities = {'image': 64, 'text': 32}
+        check_integer(seed=seed)
         _check_sizes(num_users, num_items, modalities, num_factors)
         _check_rates(avg_degree, num_items, noise, missing_rate)
         super().__init__(None, transform, pre_transform)
 
-        rng = Generator().manual_seed(seed)
+        rng = Generator().manual_seed(int(seed))
         user, item = _draw_factors(num_users, num_items, num_factors, rng)
         data = HeteroData()
         data['user'].num_nodes = num_users

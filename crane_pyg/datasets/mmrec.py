@@ -133,7 +133,7 @@ class MMRecDataset(MultimodalDataset):
     <https://github.com/enoche/MMRec>`_ toolbox, see :meth:`read_mmrec`.
 
     The processed data are cached in a single file, which is rebuilt whenever a
-    raw file or the :obj:`repr` of :obj:`pre_transform` changes. Reading the
+    raw file or :obj:`pre_transform` changes. Reading the
     cache executes no code from it.
 
     Args:
@@ -144,15 +144,19 @@ class MMRecDataset(MultimodalDataset):
             transformed version, applied on every access.
         pre_transform: A function/transform that takes in a
             :class:`~torch_geometric.data.HeteroData` object and returns a
-            transformed version, applied before the data are cached. Its
-            :obj:`repr` needs to list all of its options.
+            transformed version, applied before the data are cached. The
+            :obj:`repr` of one that is not derived from
+            :class:`~torch_geometric.transforms.BaseTransform` needs to list
+            all of its options.
         processed_dir: The folder of the cache file.
             (default: :obj:`root/processed`)
         force_reload: Whether to rebuild the cache file in any case.
 
     Raises:
         FileNotFoundError: If raw files are missing.
-        ValueError: If a raw file is not as :meth:`read_mmrec` needs it, or if
+        ValueError: If a raw file is not as :meth:`read_mmrec` needs it, if
+            :obj:`pre_transform` returns anything else than tensors and plain
+            values in :class:`~torch_geometric.data.HeteroData`, or if
             :obj:`processed_dir` cannot be written to.
     """
 

@@ -53,7 +53,8 @@ class PretrainedMixin(torch.nn.Module):
         with suppress(TypeError):
             bound = _signature(cls).bind(*args, **kwargs)
             bound.apply_defaults()
-            model.__dict__['_arguments'] = copy.deepcopy(bound.arguments)
+            values = {k: _copy(value) for k, value in bound.arguments.items()}
+            model.__dict__['_arguments'] = values
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -72,7 +73,7 @@ class PretrainedMixin(torch.nn.Module):
             name: tensor.detach().cpu().contiguous()
             for name, tensor in self.state_dict().items()
         }
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         # Both files are complete before either gets its name:
         with (
@@ -83,6 +84,8 @@ class PretrainedMixin(torch.nn.Module):
             safetensors.save_file(tensors, weights)
             # Some versions keep it from the other users of the machine:
             weights.chmod(config.stat().st_mode)
+            # If cut off now, there is no model, and none that is of two:
+            (folder / CONFIG).unlink(missing_ok=True)
 
     @classmethod
     def from_pretrained(
@@ -121,8 +124,9 @@ class PretrainedMixin(torch.nn.Module):
             ValueError: If a file is damaged, or of another class, another
                 format, or a model of another size.
         """
-        if Path(folder).is_dir():
-            return _load(cls, Path(folder))
+        path = Path(folder).expanduser()
+        if path.is_dir():
+            return _load(cls, path)
         if isinstance(folder, Path) or not REPO_ID.fullmatch(folder):
             raise FileNotFoundError(f"There is no folder '{folder}'")
         require('huggingface_hub', f"'{folder}' is no folder here. The Hub")
@@ -222,6 +226,13 @@ def _signature(cls: type[PretrainedMixin]) -> Signature:
     signature = inspect.signature(cls.__init__)
     _, *parameters = signature.parameters.values()
     return signature.replace(parameters=parameters)
+
+
+def _copy(value: object) -> object:
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # 'save_pretrained' names it, as it is no plain value.
+        return value
 
 
 def _encode(value: object) -> object:

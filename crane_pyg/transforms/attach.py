@@ -152,7 +152,6 @@ def _check_new(
                 f"'{name}' needs to have {old[name].size(1)} features "
                 f'(got {x.size(1)})'
             )
-        check_no_inf(x, name)
     sizes = {name: x.size(0) for name, x in features.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(
@@ -166,6 +165,8 @@ def _check_new(
         else x.new_full((num_new, x.size(1)), float('nan'))
         for name, x in old.items()
     }
+    for name, x in new.items():  # As the precision of the old ones may be less.
+        check_no_inf(x, name)
     has = [largest_entry(x) > 0 for x in new.values()]
     lacking = (~torch.stack(has).any(dim=0)).nonzero().view(-1).tolist()
     if len(lacking) > 0:
@@ -192,8 +193,11 @@ def _check_built(
     edge_type = (item_type, transform.item_edge, item_type)
     store, num_items, _ = get_edges(data, edge_type)
     edge_index, weight = transform.item_graph(neighbors, num_items)
+    found = store.edge_weight
+    exact = found.dtype not in (torch.float16, torch.bfloat16)
+    bounds = (1e-4, 1e-6) if exact else (1e-2, 1e-4)
     if not torch.equal(edge_index, as_plain(store.edge_index)) or not (
-        torch.allclose(weight, store.edge_weight.to(weight), 1e-2, 1e-4)
+        torch.allclose(weight, found.to(weight), *bounds)
     ):
         raise ValueError(
             f"'data' needs to have the edges of type {edge_type} that "
@@ -203,16 +207,33 @@ def _check_built(
 
 
 def _check_co_rated(data: HeteroData, transform: BuildDualGraph) -> None:
-    item, most = transform.edge_type[2], 0
-    edge_type = (item, transform.co_edge, item)
-    if transform.num_co_rated > 0 or edge_type in data.edge_types:
-        src = as_plain(get_edges(data, edge_type)[0].edge_index)[0]
-        most = int(src.bincount().max()) if src.numel() > 0 else 0
-    if most > transform.num_co_rated:
+    r"""Counts the edges out of every item, and those of the same graph built
+    once more. Which of them are heaviest hangs on rounding where some tie.
+    """
+    item = transform.edge_type[2]
+    edge_type, built = (item, transform.co_edge, item), copy.copy(data)
+    transform.set_co_rated_graph(built)
+    found, expected = (
+        _out_degree(x, edge_type, transform.num_co_rated > 0)
+        for x in (data, built)
+    )
+    other = (found != expected).nonzero().view(-1)
+    if other.numel() > 0:
+        index = int(other[0])
         raise ValueError(
             f"'data' needs to have the edges of type {edge_type} that "
-            f'{transform} leaves (got {most} of one item)'
+            f'{transform} leaves, {int(expected[index])} of item {index} '
+            f'(got {int(found[index])})'
         )
+
+
+def _out_degree(
+    data: HeteroData, edge_type: tuple[str, str, str], needed: bool
+) -> Tensor:
+    src = torch.empty(0, dtype=torch.long)
+    if needed or edge_type in data.edge_types:
+        src = as_plain(get_edges(data, edge_type)[0].edge_index)[0]
+    return src.bincount(minlength=get_num_nodes(data, edge_type[0])).cpu()
 
 
 def _lacks_lists(data: HeteroData, transform: BuildDualGraph) -> bool:

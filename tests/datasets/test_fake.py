@@ -261,6 +261,8 @@ def test_fake_neighbors_are_meaningful():
             "'missing_rate' needs to be in [0, 1) (got 1.0)",
         ),
         ({'missing_rate': -0.5}, '(got -0.5)'),
+        ({'seed': 0.5}, "'seed' needs to be an integer (got 0.5)"),
+        ({'seed': 'x'}, "'seed' needs to be an integer (got 'x')"),
     ],
 )
 def test_fake_bad_argument(kwargs, message):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
+from torch_geometric.transforms import Compose, NormalizeFeatures
 from toys import HEADER, RATES, ROWS, Trap
 
 from crane_pyg.datasets import MMRecDataset, read_mmrec
@@ -319,6 +320,23 @@ def test_empty_file(make_folder, text):
     assert_refused(folder, "toy.inter' is empty")
 
 
+@pytest.mark.parametrize(
+    ('header', 'need'),
+    [
+        (HEADER + '\r', "exactly one column 'x_label'"),
+        (HEADER + '\n', '3 columns'),
+    ],
+)
+def test_lines_without_ends(make_folder, header, need):
+    folder = make_folder(rows=200 * ROWS, end='\r')
+    path = folder / 'toy.inter'
+    content = path.read_bytes().removeprefix(f'{HEADER}\r'.encode())
+    path.write_bytes(header.encode() + content)
+    with pytest.raises(ValueError, match=rf'needs {need} .*\.\.\.') as info:
+        read_mmrec(folder)
+    assert len(str(info.value)) < 500 + len(str(folder))
+
+
 @pytest.mark.parametrize('end', ['', '\n', '\r\n'])
 def test_header_only(make_folder, end):
     folder = make_folder()
@@ -433,6 +451,10 @@ def npz_bytes():
         b'',
         b'not an array',
         npz_bytes(),
+        # Headers that make NumPy raise other errors, of the same length:
+        npy_bytes(X).replace(b'(4, 3), }', b'(4, 3(((('),
+        npy_bytes(X).replace(b'(4, 3), }' + 20 * b' ', b'(%d, 3), }' % 2**70),
+        npy_bytes(X).replace(b'(4, 3), }' + 18 * b' ', b'(%d, 3), }' % 2**62),
     ],
 )
 def test_not_an_array(make_folder, content):
@@ -597,6 +619,56 @@ def test_dataset_rebuilds_after_change(make_folder):
     assert MMRecDataset(folder).modalities == ['audio']
 
 
+def test_dataset_rebuilds_after_change_of_the_same_age(make_folder):
+    folder = make_folder()
+    path = folder / 'toy.inter'
+    before, stat = MMRecDataset(folder)[0][RATES], path.stat()
+    # Validation and test pairs change places:
+    lines = [HEADER, *(f'{u}\t{i}\t{(0, 2, 1)[x]}' for u, i, x in ROWS)]
+    path.write_text(''.join(f'{line}\n' for line in lines))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_size == stat.st_size
+    assert path.stat().st_mtime_ns == stat.st_mtime_ns
+    after = MMRecDataset(folder)[0][RATES]
+    assert torch.equal(after.val_edge_label_index, before.test_edge_label_index)
+    assert torch.equal(after.test_edge_label_index, before.val_edge_label_index)
+
+
+@pytest.mark.parametrize('wrap', [lambda x: x, lambda x: Compose([x])])
+def test_dataset_knows_what_a_transform_does_not_tell(make_folder, wrap):
+    folder = make_folder(image=X, text=X)
+    first, second = (
+        wrap(NormalizeFeatures([f'x_{m}'])) for m in ['image', 'text']
+    )
+    assert repr(first) == repr(second)
+    for name, transform in [('image', first), ('text', second)]:
+        item = MMRecDataset(folder, pre_transform=transform)[0]['item']
+        for other in ['image', 'text']:
+            changed = not torch.equal(item[f'x_{other}'], torch.from_numpy(X))
+            assert changed == (other == name)
+
+
+def add(data, value):
+    data['item'].more = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ('pre_transform', 'match'),
+    [
+        (lambda data: None, r"'HeteroData' \(got 'NoneType'\)"),
+        (lambda data: data.to_homogeneous(), r"'HeteroData' \(got 'Data'\)"),
+        (lambda data: add(data, X), r'tensors and plain values \(got numpy'),
+        (lambda data: add(data, id.__call__), r'plain values \(got .*'),
+    ],
+)
+def test_dataset_of_what_cannot_be_cached(make_folder, pre_transform, match):
+    folder = make_folder()
+    with pytest.raises(ValueError, match=f"'pre_transform' .* {match}"):
+        MMRecDataset(folder, pre_transform=pre_transform)
+    assert os.listdir(folder / 'processed') == []
+
+
 def test_dataset_rebuilds_for_other_version(make_folder, monkeypatch):
     folder = make_folder(image=X)
     pre_transform = Scale(2)
@@ -710,7 +782,7 @@ def test_dataset_full_disk(make_folder, monkeypatch, error):
     folder = make_folder()
 
     def save(obj, f):
-        f.write(b'half')
+        f.write_bytes(b'half')
         raise error('No space left on device')
 
     monkeypatch.setattr(torch, 'save', save)

@@ -207,6 +207,32 @@ def test_pretrained_is_replaced_as_a_whole(folder, name, monkeypatch):
     assert_same(out, get_model())
 
 
+def test_pretrained_is_never_of_two_models(folder, monkeypatch):
+    replace, calls = os.replace, []
+
+    def fail(*args):
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        calls.append(args)
+        replace(*args)
+
+    monkeypatch.setattr(os, 'replace', fail)
+    with pytest.raises(KeyboardInterrupt):
+        get_model(neighbor_weights={}).save_pretrained(folder)
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError, match=r'config\.json'):
+        CRANE.from_pretrained(folder)
+    get_model(neighbor_weights={}).save_pretrained(folder)
+    assert CRANE.from_pretrained(folder).neighbor_weights == {}
+
+
+def test_pretrained_in_home(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    get_model().save_pretrained('~/model')
+    assert_same(CRANE.from_pretrained('~/model'), get_model())
+    assert os.listdir(tmp_path) == ['model']
+
+
 def test_pretrained_of_a_copy(folder):
     # None of these calls the constructor:
     buffer = io.BytesIO()
@@ -310,7 +336,16 @@ def test_pretrained_leaves_complaints_to_the_constructor():
 
 @pytest.mark.parametrize(
     'option',
-    [torch.ones(2), float('nan'), {1: 2}, {'__tuple__': [1]}, [{3}], b'x', int],
+    [
+        torch.ones(2),
+        float('nan'),
+        {1: 2},
+        {'__tuple__': [1]},
+        [{3}],
+        b'x',
+        int,
+        (x for x in 'abc'),  # Which has no copy either.
+    ],
     ids=str,
 )
 def test_pretrained_of_other_values(option, tmp_path):

@@ -192,6 +192,14 @@ def test_attach_items_feature_errors(edit, match):
         T.attach_items(T.BuildDualGraph()(old), edit(features))
 
 
+def test_attach_items_beyond_half_precision():
+    _, old, features = get_data()
+    old['item'].x_text = old['item'].x_text.half()
+    features['text'][2, 1] = 1e5
+    with pytest.raises(ValueError, match=r"'text' .* infinite .* 'inf'"):
+        T.attach_items(T.BuildDualGraph()(old), features)
+
+
 def test_attach_items_needs_built_data():
     _, old, features = get_data()
     match = r"'neighbor_image' .* shape \[90, 10\].* \(got None\)"
@@ -269,9 +277,16 @@ def test_attach_items_to_what_other_options_built(kwargs):
 def test_attach_users_to_what_other_options_built():
     data = T.BuildDualGraph()(FakeMultimodalDataset(80, 60)[0])
     transform = T.BuildDualGraph(num_co_rated=3)
-    match = r"'co_rated'.*num_co_rated=3.* \(got \d+ of one item\)"
+    match = r"'co_rated'.*num_co_rated=3.* 3 of item 0 \(got \d+\)"
     with pytest.raises(ValueError, match=match):
         T.attach_users(data, [[4]], transform)
+    fewer = transform(FakeMultimodalDataset(80, 60)[0])
+    match = r"'co_rated'.*num_co_rated=100.* \d+ of item 0 \(got 3\)"
+    with pytest.raises(ValueError, match=match):
+        T.attach_users(fewer, [[4]])
+    other = T.BuildDualGraph(modality_weights={'image': 1.0, 'text': 1.01})
+    with pytest.raises(ValueError, match=r"'similar_to'.* 'text': 1.01"):
+        T.attach_users(data, [[4]], other)
     match = r"'neighbor_image' .* \[60, 4\], .* \(got \[60, 10\]\)"
     with pytest.raises(ValueError, match=match):
         T.attach_users(data, [[4]], T.BuildDualGraph(k=4))
