@@ -147,14 +147,20 @@ def fit(
         'epochs': epoch,
         'seconds': seconds,
         'curve': curve,
-        'recipe': vars(complete_recipe(model.recipe, args)),
+        'recipe': vars(complete_recipe(model.recipe, data, args)),
         'overrides': overrides(args),
     }
 
 
-def complete_recipe(recipe: Recipe, args: argparse.Namespace) -> Recipe:
-    """The recipe, with the values of the harness where it has none."""
+def complete_recipe(
+    recipe: Recipe, data: HeteroData, args: argparse.Namespace
+) -> Recipe:
+    """The recipe, with the values of the harness where it has none, and
+    smaller mini-batches where all pairs make up less than 25 of them.
+    """
     lr, batch_size = recipe.lr or args.lr, recipe.batch_size or args.batch_size
+    num_pairs = data[RATES].edge_index.size(1)
+    batch_size = min(batch_size, num_pairs // 25 + 1)
     return replace(recipe, lr=lr, batch_size=batch_size)
 
 
@@ -162,7 +168,7 @@ def epochs(
     model: Model, data: HeteroData, args: argparse.Namespace
 ) -> Iterator[tuple[int, float]]:
     """Trains epoch by epoch; yields each, and the seconds of all so far."""
-    recipe = complete_recipe(model.recipe, args)
+    recipe = complete_recipe(model.recipe, data, args)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
     drop_edges = T.DegreeDropEdges(recipe.edge_dropping)
     seconds = 0.0
@@ -189,7 +195,6 @@ def train(
     """One epoch over all training pairs, or those that carry no message."""
     model.train()
     recipe, pairs = model.recipe, data[RATES].edge_index.as_tensor()
-    batch_size = min(batch_size, pairs.size(1) // 25 + 1)
     seen = None
     if recipe.disjoint and recipe.edge_dropping > 0:
         seen = epoch_data[RATES].edge_index.as_tensor()

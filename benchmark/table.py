@@ -20,6 +20,7 @@ PAGE = FOLDER.parent / 'docs' / 'results.md'
 BEGIN, END = '<!-- results:begin -->', '<!-- results:end -->'
 README = FOLDER.parent / 'README.md'
 SHORT_BEGIN, SHORT_END = '<!-- summary:begin -->', '<!-- summary:end -->'
+WITHOUT, WITH = 'without a part of it', 'with its neighborhood'
 METRICS = ['recall@10', 'recall@20', 'ndcg@10', 'ndcg@20']
 TITLES = {
     'amazon-sports': 'Amazon Sports (LATTICE split; features reconstructed '
@@ -118,33 +119,34 @@ def table(title: str, models: dict[str, list[dict]]) -> str:
 
 
 def versus(models: dict[str, list[dict]]) -> str:
-    """CRANE against the best peer that has no part of it, by user."""
-    trained = {
-        name: runs
-        for name, runs in models.items()
-        if not name.startswith('crane')
-        and '-neighborhood' not in name
-        and all('users' in run for run in runs)
-    }
-    if not trained or not all('users' in run for run in models['crane']):
-        return ''
+    """CRANE against the best peers: those that have no part of it, and those
+    that have its neighborhood.
+    """
+    peers: dict[str, list[str]] = {WITHOUT: [], WITH: []}
+    for name, runs in models.items():
+        if not name.startswith('crane') and 'seconds' in runs[0]:
+            has = '-neighborhood' in name
+            peers[WITH if has else WITHOUT].append(name)
     texts = []
-    for metric in ('recall', 'ndcg'):
-        peer = max(
-            trained, key=lambda name: score(trained[name], f'{metric}@20')
-        )
-        ours, theirs = (
-            numpy.mean([run['users'][metric] for run in models[name]], axis=0)
-            for name in ('crane', peer)
-        )
-        gain = ours.mean() / theirs.mean() - 1
-        p = ttest_rel(ours, theirs).pvalue
-        texts.append(
-            f'{metric}@20 of *crane* is {gain:+.1%} against *{peer}*, the best '
-            f'peer (paired t-test over {ours.size:,} users, means over '
-            f'seeds: p = {p:.1g})'
-        )
-    return '; '.join(texts) + '.'
+    for kind, names in peers.items():
+        for metric in ('recall@20', 'ndcg@20') if names else ():
+            best = max(names, key=lambda name: score(models[name], metric))
+            text = compare(models['crane'], models[best], metric)
+            texts.append(f'{text} against *{best}*, the best peer {kind}')
+    return ' '.join(f'{text}.' for text in texts)
+
+
+def compare(ours: list[dict], theirs: list[dict], metric: str) -> str:
+    """What CRANE gains on a peer."""
+    gain, test = score(ours, metric) / score(theirs, metric) - 1, 'not tested'
+    if all('users' in run for run in ours + theirs):
+        key = metric.split('@')[0]
+        pair = [
+            numpy.mean([run['users'][key] for run in runs], axis=0)
+            for runs in (ours, theirs)
+        ]
+        test = f'p = {ttest_rel(*pair).pvalue:.1g}'
+    return f'{metric} of *crane* is {gain:+.1%} ({test})'
 
 
 def score(runs: list[dict], metric: str) -> float:

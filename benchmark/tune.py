@@ -48,7 +48,11 @@ GRIDS: dict[str, Grid] = {
         'edge_dropping': [0.8, 0.9],
     },
     'freedom-same-recipe': SAME_RECIPE,
-    'freedom-neighborhood': SAME_RECIPE,
+    'freedom-neighborhood': {
+        'lambda_reg': [1e-3, 3e-3],
+        'disjoint': [True, False],
+        'scale': [0.5, 1.0],
+    },
     'mgcn': {
         'lambda_reg': [1e-4, 1e-3],
         'contrast_weight': [3e-3, 1e-2],

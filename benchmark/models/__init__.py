@@ -20,7 +20,7 @@ MODELS: dict[str, type[Model]] = {
     'lightgcn-same-recipe': LightGCNSameRecipe,
     'freedom': FREEDOM,
     'freedom-same-recipe': FREEDOMSameRecipe,
-    'freedom-neighborhood': add_neighborhood(FREEDOMSameRecipe, scale=0.5),
+    'freedom-neighborhood': add_neighborhood(FREEDOMSameRecipe),
     'mgcn': MGCN,
     'mgcn-same-recipe': MGCNSameRecipe,
 }

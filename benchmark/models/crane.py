@@ -157,17 +157,23 @@ class Softmax(torch.nn.Module):
         return loss + self.lambda_reg * reg / x.size(0)
 
 
-def add_neighborhood(peer: type[Model], scale: float) -> type[Model]:
+def add_neighborhood(peer: type[Model]) -> type[Model]:
     r"""Gives the neighborhood of CRANE to a peer, with its weights times
     :obj:`scale`, as the inner products of peers are of another size.
     """
 
     class WithNeighborhood(peer):
+        def __init__(
+            self, data: HeteroData, scale: float = 1.0, **recipe: float | None
+        ) -> None:
+            super().__init__(data, **recipe)
+            self.scale = scale
+
         def neighborhood(self, data: HeteroData) -> Neighborhood | None:
             # It depends on no parameter of the model:
             crane = CRANE(*self.size, in_channels={'none': 1}, channels=1)
             for relation in crane.neighbor_weights:
-                crane.neighbor_weights[relation] *= scale
+                crane.neighbor_weights[relation] *= self.scale
             out = CRANEOutput(self.user, self.item, None)
             return crane.neighborhood(data, out)
 

@@ -1,5 +1,6 @@
 import importlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -60,21 +61,33 @@ def test_table_rows(text):
     assert '± 0.0071' in rows[-1]  # 0.01 / sqrt(2).
 
 
-def test_table_compares_with_the_best_peer(text):
+def test_table_compares_with_the_best_peers(text):
     rng = np.random.default_rng(0)
-    peer = rng.random(50)
-    gain = 0.25 + 0.005 / peer.mean()
-    assert f'recall@20 of *crane* is {gain:+.1%} against *peer*' in text
-    assert '(paired t-test over 50 users' in text
+    mean = rng.random(50).mean()
+    for peer, factor, kind in [
+        ('peer', 1, 'without a part of it'),
+        ('peer-neighborhood', 1.1, 'with its neighborhood'),
+    ]:
+        gain = (1.25 * mean + 0.005) / (factor * mean) - 1
+        for metric in ('recall@20', 'ndcg@20'):
+            found = re.search(
+                rf'{metric} of \*crane\* is (\S+) \(p = (\S+)\) against '
+                rf'\*{peer}\*, the best peer {kind}\.',
+                text,
+            )
+            assert found[1] == f'{gain:+.1%}'
+            assert 0 < float(found[2]) < 1e-9
     assert '*worse*,' not in text
+    assert '*crane-otherwise*,' not in text
 
 
 def test_table_without_metrics_of_each_user(tmp_path):
     save(tmp_path, 'peer', 0, [0.5, 0.5])
+    save(tmp_path, 'worse', 0, [0.5, 0.4])
     save(tmp_path, 'crane', 0, [0.5, 1.0])
-    (tmp_path / 'fake-crane-0.npz').unlink()
+    (tmp_path / 'fake-peer-0.npz').unlink()
     text = table.tables([table.load(p) for p in tmp_path.glob('*.json')])
-    assert 'paired' not in text
+    assert 'is +50.0% (not tested) against *peer*, the best' in text
 
 
 def test_summary_of_what_all_data_sets_share(tmp_path):
