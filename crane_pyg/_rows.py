@@ -1,3 +1,4 @@
+import math
 from collections.abc import Sequence
 
 import torch
@@ -105,9 +106,12 @@ def check_shape(name: str, x: Tensor | None, *size: int) -> None:
         )
 
 
-def check_no_nan(name: str, x: Tensor) -> None:
-    if x.numel() > 0 and bool(x.amax().isnan()):  # Which takes no mask.
-        raise ValueError(f"'{name}' needs to hold no NaN (got 'nan')")
+def check_all_finite(name: str, x: Tensor) -> None:
+    if x.numel() == 0:
+        return
+    for end in torch.stack(x.aminmax()).tolist():  # Which takes no mask.
+        if not math.isfinite(end):
+            raise ValueError(f"'{name}' needs to be finite (got '{end}')")
 
 
 def check_candidates(name: str, index: Tensor, candidates: Tensor) -> None:

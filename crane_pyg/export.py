@@ -60,7 +60,7 @@ def save_top_k(
         ImportError: If :obj:`pyarrow`, which Parquet needs, is not installed.
         ValueError: If the name has another end, if :math:`k` or
             :obj:`block_size` is out of its range, if an index is beyond the
-            embeddings, or if these hold a NaN or are not those of
+            embeddings, or if these are not finite or not those of
             :obj:`neighbors`.
     """
     path = Path(path)

@@ -5,7 +5,8 @@ from typing import Final
 
 from torch import Tensor
 
-from crane_pyg._rows import CompressedRows, check_shape
+from crane_pyg._check import check_finite
+from crane_pyg._rows import CompressedRows, check_all_finite, check_shape
 
 __all__ = ['Neighborhood']
 
@@ -28,15 +29,15 @@ class Neighborhood:
 
     Args:
         history (torch.Tensor): The users above the items they had
-            :math:`(2, E)`.
+            :math:`(2, E)`. A pair that stands twice counts twice.
         graphs (list): The edges of each graph :math:`(2, E_g)`, sources
             :math:`j` above destinations :math:`i`, their weights
             :math:`(E_g)`, and the weight :math:`\omega_g` of the graph.
         size (tuple[int, int]): The number of users and of items.
 
     Raises:
-        ValueError: If an index is out of range, or a graph has more or fewer
-            weights than edges.
+        ValueError: If an index is out of range, if a graph has more or fewer
+            weights than edges, or if a weight is not finite.
     """
 
     def __init__(
@@ -47,6 +48,9 @@ class Neighborhood:
     ) -> None:
         self.size = num_users, num_items = size
         self.history = CompressedRows(history, num_users, num_items, 'history')
+        for _, value, weight in graphs:
+            check_all_finite('graphs', value)
+            check_finite('graphs', weight)
         self.graphs = [
             CompressedRows(
                 edge_index, num_items, num_items, 'graphs', value * weight

@@ -16,8 +16,8 @@ from crane_pyg._groups import Products, group_top_k
 from crane_pyg._rows import (
     CompressedRows,
     as_index,
+    check_all_finite,
     check_candidates,
-    check_no_nan,
     check_shape,
 )
 from crane_pyg.neighborhood import Neighborhood
@@ -64,7 +64,7 @@ def top_k(
 
     Raises:
         ValueError: If :math:`k` or :obj:`block_size` is out of its range, or
-            an index is beyond the embeddings, or these hold a NaN or are not
+            an index is beyond the embeddings, or these are not finite or not
             those of :obj:`neighbors`.
     """
     size, device = (user_emb.size(0), item_emb.size(0)), user_emb.device
@@ -115,7 +115,7 @@ def evaluate(
     Raises:
         ValueError: If there is no held-out pair, or one of an item that is no
             candidate, if an argument is out of its range, or if the embeddings
-            hold a NaN or are not those of :obj:`neighbors`.
+            are not finite or not those of :obj:`neighbors`.
     """
     scores = score_blocks(
         user_emb, item_emb, edge_label_index[0].unique(), block_size, neighbors
@@ -206,8 +206,8 @@ def score_blocks(
             f'type (got {user_emb.dtype} and {item_emb.dtype})'
         )
     check_shape('item_emb', item_emb, size[1], user_emb.size(1))
-    check_no_nan('user_emb', user_emb)
-    check_no_nan('item_emb', item_emb)
+    check_all_finite('user_emb', user_emb)
+    check_all_finite('item_emb', item_emb)
     num_rows = min(block_size, user_index.numel())
     products = Products(num_rows, item_emb.size(0), item_emb)
     for users in user_index.split(block_size):

@@ -111,6 +111,14 @@ def test_neighborhood_errors(history, edge_index, match):
         Neighborhood(torch.tensor(history), [graph], SIZE)
 
 
+@pytest.mark.parametrize('value', ['nan', 'inf'])
+def test_neighborhood_needs_finite_weights(history, value):
+    edge_index, bad = torch.zeros(2, 2).long(), float(value)
+    for graph in [(torch.tensor([1.0, bad]), 1.0), (torch.ones(2), bad)]:
+        with pytest.raises(ValueError, match=rf"'graphs' .* \(got .?{value}"):
+            Neighborhood(history, [(edge_index, *graph)], SIZE)
+
+
 @pytest.mark.parametrize('num_values', [1, 3])
 def test_neighborhood_needs_a_weight_per_edge(history, num_values):
     graph = (torch.zeros(2, 2).long(), torch.ones(num_values), 1.0)

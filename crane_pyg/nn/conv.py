@@ -129,6 +129,9 @@ class CRANEConv(MessagePassing):
             coo = edge_index.as_tensor()
             if not self._is_fusable(x_src, edge_index, edge_weight):
                 edge_index = coo
+        if not isinstance(edge_index, EdgeIndex):
+            # PyTorch 2.13 has wrong gradients along indices of 32 bits:
+            edge_index = edge_index.long()
 
         if self.normalize:
             # Half-precision counts would stop growing at 256 or 2048:
@@ -178,9 +181,10 @@ class CRANEConv(MessagePassing):
         edge_index: EdgeIndex,
         edge_weight: OptTensor,
     ) -> bool:
-        # PyG itself asks for the sort order, and whether it is explaining:
         return (
             self.fuse
+            and not self.explain
+            and edge_index.is_sorted_by_col
             and self.flow == 'source_to_target'
             and self.aggr in {'add', 'sum'}
             and x.dim() == 2

@@ -315,7 +315,9 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         r"""The objective of a mini-batch of training pairs.
 
         .. math::
-            \mathcal{L} = \mathcal{L}_{\text{BPR}} + \lambda_c
+            \mathcal{L} = \mathcal{L}_{\text{BPR}} + \frac{\lambda}{B}
+            \sum_{(u, i)} \left( \| \mathbf{x}_u \|^2 +
+            \| \mathbf{x}_i \|^2 \right) + \lambda_c
             \left( \mathcal{L}_{\text{InfoNCE}}(\mathcal{U}) +
             \mathcal{L}_{\text{InfoNCE}}(\mathcal{I}) \right)
 
@@ -330,7 +332,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             neg_index (torch.Tensor): Items that are not theirs :math:`(B, S)`
                 or :math:`(B)`.
             lambda_reg (float, optional): The :math:`L_2` regularization
-                strength of the embeddings in BPR. (default: :obj:`3e-3`)
+                strength :math:`\lambda` of the users and of their items.
+                (default: :obj:`3e-3`)
             contrast_weight (float, optional): :math:`\lambda_c`; :obj:`0`
                 leaves the contrastive objective out. (default: :obj:`1e-3`)
             temperature (float, optional): The temperature of InfoNCE.
@@ -349,7 +352,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             lambda_reg=lambda_reg,
             contrast_weight=contrast_weight,
         )
-        check_least(1, contrast_size=contrast_size)
+        check_size(1, contrast_size=contrast_size)
         num_pairs = user_index.numel()
         check_least(1, **{'len(user_index)': num_pairs})
         check_shape('pos_index', pos_index, num_pairs)
@@ -538,8 +541,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
     def _project(self, name: str, x: Tensor) -> Tensor:
         linear = cast(Linear, self.encoder[f'x_{name}'])
         dtype = linear.weight.dtype
-        if x.dtype == dtype:
-            return cast(Tensor, linear(x))
+        if x.dtype == dtype:  # Unless autocast says otherwise.
+            return cast(Tensor, linear(x)).to(dtype)
         with torch.autocast(x.device.type, x.dtype):
             return cast(Tensor, linear(x)).to(dtype)
 
@@ -581,9 +584,9 @@ def _check_modalities(in_channels: Mapping[str, int]) -> None:
         )
     for name, size in in_channels.items():
         check_size(1, **{f"in_channels['{name}']": size})
-        if '.' in name:  # No module can be called so.
+        if not isinstance(name, str) or '.' in name:  # As no module's.
             raise ValueError(
-                f"'in_channels' needs to hold names without dots (got '{name}')"
+                f"'in_channels' needs to hold names without dots (got {name!r})"
             )
 
 

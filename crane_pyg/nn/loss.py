@@ -87,14 +87,15 @@ def info_nce_loss(
             not given. (default: :obj:`None`)
 
     Raises:
-        ValueError: If the views or :obj:`index` are of another shape, or if
-            there is no node.
+        ValueError: If :obj:`temperature` is not positive, if the views or
+            :obj:`index` are of another shape, or if there is no node.
     """
     if x.size() != y.size():
         raise ValueError(
             f'The two views need to have the same shape '
             f'(got {list(x.size())} and {list(y.size())})'
         )
+    check_positive(temperature, 'temperature')
     check_least(1, **{'len(x)': x.size(0)})
     check_shape('index', index, x.size(0))
     x, y = F.normalize(x, dim=-1) / temperature, F.normalize(y, dim=-1)

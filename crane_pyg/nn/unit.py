@@ -3,7 +3,6 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 EPS: Final = 1e-12
 
@@ -23,9 +22,11 @@ class _Unit(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401
         x, scale, norm = ctx.saved_tensors
+        if torch.is_grad_enabled():  # They need derivatives of their own.
+            norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            scale = norm.clamp(min=_eps(x)).reciprocal()
         along = (grad * x).sum(dim=-1, keepdim=True) * scale * scale
         # A vector that is as good as zero is only multiplied:
         along *= norm > _eps(x)
@@ -40,7 +41,7 @@ _apply: Callable[[Tensor], Tensor] = _Unit.apply
 def unit(x: Tensor) -> Tensor:
     r"""Scales vectors to unit length, as
     :func:`torch.nn.functional.normalize` does along the last dimension, in
-    fewer passes over memory. It is differentiable once.
+    fewer passes over memory.
 
     .. math::
         \mathbf{y} = \frac{\mathbf{x}}{\max(\| \mathbf{x} \|, \epsilon)},

@@ -370,6 +370,20 @@ def test_crane_conv_int32_indices():
     assert torch.allclose(grad, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize('layout', ['edge_index', *UNFUSED])
+def test_crane_conv_int32_edges(layout):
+    edge_index, weight = random_graph((9, 5))
+    x = torch.randn(9, CHANNELS, requires_grad=True)
+    grads = []
+    for dtype in (torch.int64, torch.int32):
+        edges = edge_index.to(dtype)
+        adj, value = to_layout(layout, edges, weight, (9, 5))
+        assert adj.dtype == dtype
+        out = CRANEConv()((x, None), adj, value, size=(9, 5))
+        grads.append(torch.autograd.grad(out.square().sum(), x)[0])
+    torch.testing.assert_close(*grads)
+
+
 def test_crane_conv_hetero_conv():
     num_users, num_items = 9, 5
     rates, _ = random_graph((num_users, num_items))

@@ -447,6 +447,19 @@ def test_crane_without_neighborhood():
         get_model().recommend(data, k=3)
 
 
+@pytest.mark.parametrize('use_id', [True, False])
+def test_crane_recommend_under_autocast(use_id):
+    data, model = get_data(), get_model(use_id=use_id)
+    users = torch.arange(data['user'].num_nodes)
+    expected = model.recommend(data, users, k=10)
+    with torch.autocast('cpu', torch.bfloat16):
+        top = model.recommend(data, users, k=10)
+    same = torch.stack(
+        [torch.isin(a, b) for a, b in zip(top, expected, strict=True)]
+    )
+    assert same.float().mean() > 0.8
+
+
 def test_crane_recommend():
     data = get_data()
     model = get_model(dropout=0.5)
@@ -558,6 +571,7 @@ def test_crane_type_names():
             r"'in_channels\['text'\]' .* at least 1 \(got -1\)",
         ),
         ({'in_channels': {'a.b': 5}}, r"without dots \(got 'a\.b'\)"),
+        ({'in_channels': {1: 5}}, r'without dots \(got 1\)'),
         ({'edge_type': ('user', 'item')}, r'three names \(got .*item'),
         (
             {'neighbor_weights': {'co_rated': float('nan')}},
@@ -855,6 +869,7 @@ def test_crane_loss_needs_negatives_of_each_pair(size, match):
             r"'contrast_weight' .* \(got nan\)",
         ),
         ({'contrast_size': 0}, r"'contrast_size' .* at least 1 \(got 0\)"),
+        ({'contrast_size': 1.5}, r"'contrast_size' .* integer \(got 1.5\)"),
         ({'temperature': 0.0}, r"'temperature' .* positive \(got 0.0\)"),
         ({'size': 0}, r"'len\(user_index\)' .* at least 1 \(got 0\)"),
     ],

@@ -246,6 +246,13 @@ def test_info_nce_loss_of_nothing():
         InfoNCELoss()(torch.empty(0, 4), torch.empty(0, 4))
 
 
+@pytest.mark.parametrize('temperature', [0.0, -1.0])
+def test_info_nce_loss_of_no_temperature(temperature):
+    match = rf"'temperature' .* positive \(got {temperature}\)"
+    with pytest.raises(ValueError, match=match):
+        info_nce_loss(randn(6, 4), randn(6, 4), temperature)
+
+
 def test_info_nce_loss_invalid_shapes():
     match = r'same shape \(got \[6, 4\] and \[5, 4\]\)'
     with pytest.raises(ValueError, match=match):
