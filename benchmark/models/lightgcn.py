@@ -31,7 +31,7 @@ class LightGCNModel(Model):
     def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
         r"""Embeds all users and items."""
         if self.adj is None or self.adj[0] is not data:
-            self.adj = (data, self._adjacency(data))
+            self.adj = (data, normalized_adjacency(data))
         out = self.model.get_embedding(self.adj[1])
         self.user, self.item = out[: self.num_users], out[self.num_users :]
         return self.user, self.item
@@ -48,19 +48,21 @@ class LightGCNModel(Model):
             F.embedding(used, self.model.embedding.weight),
         )
 
-    def _adjacency(self, data: HeteroData) -> Tensor:
-        rates = data['user', 'rates', 'item']
-        user, item = rates.edge_index.as_tensor()
-        item = item + self.num_users
-        edge_index = torch.stack(
-            [torch.cat([user, item]), torch.cat([item, user])]
-        )
-        size = (self.model.num_nodes, self.model.num_nodes)
-        weight = rates.edge_weight.repeat(2)
-        return torch.sparse_coo_tensor(edge_index, weight, size).to_sparse_csr()
-
 
 class LightGCNSameRecipe(LightGCNModel):
     r"""PyG's LightGCN, trained by CRANE's recipe."""
 
     recipe = replace(CRANEModel.recipe, lambda_reg=1e-3)
+
+
+def normalized_adjacency(data: HeteroData) -> Tensor:
+    r"""The weighted edges between users and items, who come after all users,
+    in both directions, as compressed rows.
+    """
+    rates = data['user', 'rates', 'item']
+    user, item = rates.edge_index.as_tensor()
+    item = item + data['user'].num_nodes
+    edge_index = torch.stack([torch.cat([user, item]), torch.cat([item, user])])
+    size = (data['user'].num_nodes + data['item'].num_nodes,) * 2
+    weight = rates.edge_weight.repeat(2)
+    return torch.sparse_coo_tensor(edge_index, weight, size).to_sparse_csr()

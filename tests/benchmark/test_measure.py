@@ -120,7 +120,7 @@ def test_speed(run, monkeypatch, tmp_path):
         speed, 'imports', lambda repeats: measure.row('import', 1.0, 'ms', 50)
     )
     values = run(speed, '--repeats', '1', '--knn-rows', '50', '60')
-    assert len(values) == 15
+    assert len(values) == 16
     assert min(values.values()) > 0
     assert 'aten::mm' in (tmp_path / 'profile.txt').read_text()
 
@@ -137,7 +137,7 @@ def test_memory(run):
 def test_gpu(run, monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, 'MANY_ROWS', 50)
     values = run(gpu, '--repeats', '1')
-    assert len(values) == 9
+    assert len(values) == 10
     assert min(values.values()) > 0
     assert not (tmp_path / 'gpu.png').exists()
 
