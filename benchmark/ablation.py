@@ -1,9 +1,11 @@
-r"""Changes one thing of CRANE at a time, and draws what that does.
+r"""Changes one thing of CRANE at a time, and shows what that does.
 
 python benchmark/ablation.py --data path/to/folder  # run what is missing, draw
 python benchmark/ablation.py --draw                 # draw the results there are
+python benchmark/ablation.py --write                # and write the table
 
-The results of CRANE itself are those that accuracy.py has kept.
+The results of CRANE itself are those that accuracy.py has kept. Where a result
+is missing, the table has that of an earlier form of CRANE, if there is one.
 """
 
 import argparse
@@ -15,8 +17,14 @@ import accuracy
 import matplotlib.pyplot as plt
 from accuracy import slug
 from matplotlib.axes import Axes
+from readme import replace_between
 
 RESULTS = Path(__file__).parent / 'results' / 'ablation'
+EARLIER = 'earlier'
+PAGE = Path(__file__).parent.parent / 'docs' / 'results.md'
+BEGIN, END = '<!-- ablation:begin -->', '<!-- ablation:end -->'
+SPREAD = 0.0010  # The largest standard deviation of CRANE seen over seeds.
+Recalls = dict[str, list[float]]
 RELATIONS = ('co_rated', 'refined', 'similar_to')
 SOFTMAX = {'num_samples': 1024, 'temperature': 0.2}
 GROUPS: dict[str, dict[str, dict[str, object]]] = {
@@ -93,12 +101,17 @@ def main() -> None:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
     parser.add_argument('--reference', type=Path, default=accuracy.RESULTS)
     parser.add_argument('--draw', action='store_true')
+    parser.add_argument('--write', action='store_true')
     args = parser.parse_args()
-    if not args.draw:
-        if args.data is None:
-            parser.error('needs --data DIR or --draw')
+    if args.data is not None:
         run(args)
-    draw(args.results, args.reference)
+    elif not (args.draw or args.write):
+        parser.error('needs --data DIR, --draw or --write')
+    recalls = collect(args.results, args.reference)
+    draw(recalls, args.results)
+    if args.write:
+        earlier = collect(args.results / EARLIER, args.results / EARLIER)
+        replace_between(PAGE, BEGIN, END, table(recalls, earlier))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -115,16 +128,47 @@ def run(args: argparse.Namespace) -> None:
             accuracy.complete(args, 'crane', slug(label), lambda: data, seed)
 
 
-def draw(folder: Path, reference: Path) -> None:
+def collect(folder: Path, reference: Path) -> dict[str, Recalls]:
+    """Recall@20 on the test pairs of each data set, by label."""
+    paths = {*folder.glob('*.json'), *reference.glob('*-crane-[0-9].json')}
+    out: dict[str, Recalls] = {}
+    for path in sorted(paths):
+        record = json.loads(path.read_text())
+        recalls = out.setdefault(record['dataset'], {})
+        recall = record['test']['recall@20']
+        recalls.setdefault(record['model'], []).append(recall)
+    return out
+
+
+def table(now: dict[str, Recalls], earlier: dict[str, Recalls]) -> str:
+    """One row for each variant, with the difference to CRANE."""
+    lines = ['changed', *now], ['---'] * (1 + len(now))
+    rows = [' | '.join(line) for line in lines]
+    for group, variants in GROUPS.items():
+        for variant in variants:
+            label = f'{group}: {variant}'
+            forms = [(now[name], earlier.get(name, {})) for name in now]
+            cells = [cell(*pair, slug(label)) for pair in forms]
+            if any(text != '-' for text in cells):
+                rows.append(' | '.join([label, *cells]))
+    return '\n'.join(f'| {row} |' for row in rows)
+
+
+def cell(now: Recalls, earlier: Recalls, label: str) -> str:
+    """The mean and its difference, bold if it is one beyond that of seeds."""
+    recalls, mark = (now, '') if label in now else (earlier, '*')
+    if label not in recalls or 'crane' not in recalls:
+        return '-'
+    value = mean(recalls[label])
+    gain = value - mean(recalls['crane'])
+    bold = '**' if abs(gain) > 2 * SPREAD else ''
+    seeds = f', {n} seeds' if (n := len(recalls[label])) > 1 else ''
+    return f'{value:.4f} ({bold}{gain:+.4f}{bold}{seeds}){mark}'
+
+
+def draw(results: dict[str, Recalls], folder: Path) -> None:
     """One picture per data set: a panel for each group."""
-    paths = [*folder.glob('*.json'), *reference.glob('*-crane-[0-9].json')]
-    records = [json.loads(path.read_text()) for path in paths]
-    for name in sorted({record['dataset'] for record in records}):
-        recalls: dict[str, list[float]] = {}
-        for record in records:
-            if record['dataset'] == name:
-                recall = record['test']['recall@20']
-                recalls.setdefault(record['model'], []).append(recall)
+    for name, recalls in results.items():
         groups = {
             group: labels
             for group, variants in GROUPS.items()

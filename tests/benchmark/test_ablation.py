@@ -87,3 +87,19 @@ def test_runs_what_is_missing_and_draws(tmp_path, monkeypatch):
     ablation.main()  # Nothing is missing, and the band is that of CRANE.
     assert len(fits) == 3
     assert spans == [(0.3, 0.3)]
+
+
+def test_table(monkeypatch):
+    monkeypatch.setattr(ablation, 'GROUPS', GROUPS)
+    now = {
+        'shop': {'crane': [0.3, 0.31], 'steps-2': [0.3071]},
+        'fair': {'crane': [0.2], 'steps-2': [0.1979], 'steps-3': [0.1, 0.2]},
+    }
+    earlier = {'shop': {'crane': [0.4], 'steps-2': [0.5], 'steps-3': [0.4019]}}
+    assert ablation.table(now, earlier).splitlines() == [
+        '| changed | shop | fair |',
+        '| --- | --- | --- |',
+        '| Steps: 2 | 0.3071 (**+0.0021**) | 0.1979 (**-0.0021**) |',
+        '| Steps: 3 | 0.4019 (+0.0019)* | 0.1500 (**-0.0500**, 2 seeds) |',
+    ]
+    assert ablation.cell({}, {}, 'steps-2') == '-'
