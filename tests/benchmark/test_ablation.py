@@ -93,6 +93,7 @@ def test_table(monkeypatch):
     monkeypatch.setattr(ablation, 'GROUPS', GROUPS)
     now = {
         'shop': {'crane': [0.3, 0.31], 'steps-2': [0.3071]},
+        'market': {'crane': [0.5]},
         'fair': {'crane': [0.2], 'steps-2': [0.1979], 'steps-3': [0.1, 0.2]},
     }
     earlier = {'shop': {'crane': [0.4], 'steps-2': [0.5], 'steps-3': [0.4019]}}
