@@ -43,7 +43,8 @@ class FeatureCache:
     r"""The outputs of :meth:`fill_missing` for features that stay the same.
 
     They are made anew for another tensor or type, and for a tensor that was
-    written to, unless past PyTorch, by NumPy. Nothing is kept of one that
+    written to, unless past its version counter, by NumPy or through `x.data`.
+    Nothing is kept of one that
     requires a gradient, nor of inference mode, whose tensors no training can
     use.
     """
