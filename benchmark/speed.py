@@ -127,8 +127,9 @@ def lightgcn_step(
     compressed rows that are normalized once, and by a fused Adam.
     """
     num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
-    edge_index = normalized_adjacency(data)
-    if not compressed:
+    if compressed:
+        edge_index = normalized_adjacency(data)
+    else:
         user, item = data['user', 'rates', 'item'].edge_index.as_tensor()
         edge_index = torch.stack([user, item + num_users])
         edge_index = torch.cat([edge_index, edge_index.flip(0)], dim=1)

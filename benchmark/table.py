@@ -20,7 +20,6 @@ PAGE = FOLDER.parent / 'docs' / 'results.md'
 BEGIN, END = '<!-- results:begin -->', '<!-- results:end -->'
 README = FOLDER.parent / 'README.md'
 SHORT_BEGIN, SHORT_END = '<!-- summary:begin -->', '<!-- summary:end -->'
-WITHOUT, WITH = 'without a part of it', 'with its neighborhood'
 METRICS = ['recall@10', 'recall@20', 'ndcg@10', 'ndcg@20']
 TITLES = {
     'amazon-sports': 'Amazon Sports (LATTICE split; features reconstructed '
@@ -119,34 +118,49 @@ def table(title: str, models: dict[str, list[dict]]) -> str:
 
 
 def versus(models: dict[str, list[dict]]) -> str:
-    """CRANE against the best peers: those that have no part of it, and those
-    that have its neighborhood.
+    """CRANE against the best peers: one that has no part of it, and one that
+    has its neighborhood.
     """
-    peers: dict[str, list[str]] = {WITHOUT: [], WITH: []}
-    for name, runs in models.items():
-        if not name.startswith('crane') and 'seconds' in runs[0]:
-            has = '-neighborhood' in name
-            peers[WITH if has else WITHOUT].append(name)
-    texts = []
-    for kind, names in peers.items():
-        for metric in ('recall@20', 'ndcg@20') if names else ():
-            best = max(names, key=lambda name: score(models[name], metric))
-            text = compare(models['crane'], models[best], metric)
-            texts.append(f'{text} against *{best}*, the best peer {kind}')
-    return ' '.join(f'{text}.' for text in texts)
-
-
-def compare(ours: list[dict], theirs: list[dict], metric: str) -> str:
-    """What CRANE gains on a peer."""
-    gain, test = score(ours, metric) / score(theirs, metric) - 1, 'not tested'
-    if all('users' in run for run in ours + theirs):
-        key = metric.split('@')[0]
-        pair = [
-            numpy.mean([run['users'][key] for run in runs], axis=0)
-            for runs in (ours, theirs)
+    trained = [
+        name
+        for name, runs in models.items()
+        if not name.startswith('crane') and 'seconds' in runs[0]
+    ]
+    has = [name for name in trained if '-neighborhood' in name]
+    lacks = [name for name in trained if name not in has]
+    return ' '.join(
+        compare(models, names, kind, metric)
+        for names, kind in [
+            (lacks, 'without a part of it'),
+            (has, 'with its neighborhood'),
         ]
-        test = f'p = {ttest_rel(*pair).pvalue:.1g}'
-    return f'{metric} of *crane* is {gain:+.1%} ({test})'
+        for metric in ('recall', 'ndcg')
+        if len(names) > 0
+    )
+
+
+def compare(
+    models: dict[str, list[dict]], peers: list[str], kind: str, metric: str
+) -> str:
+    """What CRANE gains on the best of some peers, tested by user."""
+    key = f'{metric}@20'
+    peer = max(peers, key=lambda name: score(models[name], key))
+    pair = [models['crane'], models[peer]]
+    ours, theirs = (score(runs, key) for runs in pair)
+    test = 'not tested'
+    if all('users' in run for runs in pair for run in runs):
+        x, y = (
+            numpy.mean([run['users'][metric] for run in runs], axis=0)
+            for runs in pair
+        )
+        test = (
+            f'paired t-test over {x.size:,} users, means over seeds: '
+            f'p = {ttest_rel(x, y).pvalue:.1g}'
+        )
+    return (
+        f'{key} of *crane* is {ours / theirs - 1:+.1%} against *{peer}*, the '
+        f'best peer {kind} ({test}).'
+    )
 
 
 def score(runs: list[dict], metric: str) -> float:

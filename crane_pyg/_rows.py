@@ -1,11 +1,14 @@
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.index import index2ptr
 from torch_geometric.utils import cumsum
+
+HALF: Final = (torch.float16, torch.bfloat16)
 
 
 def as_plain(edge_index: Tensor) -> Tensor:

@@ -8,8 +8,15 @@ from torch import Tensor
 
 from crane_pyg.datasets._inter import FIRST_LINE, Pairs
 
-# What a damaged header raises:
-DAMAGE = (ValueError, EOFError, OverflowError, SyntaxError, TokenError)
+# What a file that cannot be read, or its header, raises:
+DAMAGE = (
+    ValueError,
+    EOFError,
+    OSError,
+    OverflowError,
+    SyntaxError,
+    TokenError,
+)
 
 
 def read_features(path: Path, pairs: Pairs) -> Tensor:
@@ -40,7 +47,7 @@ def _open(path: Path) -> NDArray[np.floating]:
     try:
         with np.errstate(over='ignore'):
             return np.lib.format.open_memmap(path, mode='r')
-    except (*DAMAGE, OSError) as e:
+    except DAMAGE as e:
         raise ValueError(
             f"'{path}' needs to be a complete '.npy' file without pickled "
             f"objects (got '{e}')"

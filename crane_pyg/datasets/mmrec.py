@@ -133,8 +133,8 @@ class MMRecDataset(MultimodalDataset):
     <https://github.com/enoche/MMRec>`_ toolbox, see :meth:`read_mmrec`.
 
     The processed data are cached in a single file, which is rebuilt whenever a
-    raw file or :obj:`pre_transform` changes. Reading the
-    cache executes no code from it.
+    raw file or :obj:`pre_transform` changes. Reading the cache executes no code
+    from it.
 
     Args:
         root: The folder with the raw files. It may be read-only if

@@ -15,10 +15,9 @@ from crane_pyg._check import (
     check_fraction,
     check_least,
     check_option,
-    check_positive,
     check_size,
 )
-from crane_pyg._rows import as_plain, check_shape
+from crane_pyg._rows import HALF, as_plain, check_shape
 from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn._mode import evaluation
 from crane_pyg.nn.conv import CRANEConv
@@ -35,7 +34,6 @@ from crane_pyg.transforms._utils import check_edge_type
 
 PROFILES: Final = ('input', 'contrast', None)
 REFINED: Final = 'refined'
-HALF: Final = (torch.half, torch.bfloat16)
 
 
 class CRANEOutput(NamedTuple):
@@ -369,7 +367,6 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             torch.cat([user, pos]),
         )
         if contrast_weight > 0:
-            check_positive(temperature, 'temperature')
             n = contrast_size
             user_views, item_views = self.views(user[:n]), self.views(pos[:n])
             if self.profile == 'contrast':

@@ -44,9 +44,8 @@ class FeatureCache:
 
     They are made anew for another tensor or type, and for a tensor that was
     written to, unless past its version counter, by NumPy or through `x.data`.
-    Nothing is kept of one that
-    requires a gradient, nor of inference mode, whose tensors no training can
-    use.
+    Nothing is kept of one that requires a gradient, nor of inference mode,
+    whose tensors no training can use.
     """
 
     def __init__(self) -> None:

@@ -8,6 +8,7 @@ from torch.nn import Linear, Parameter
 from torch_geometric.nn.inits import glorot, reset, zeros
 
 from crane_pyg._check import check_fraction, check_option, check_size
+from crane_pyg._rows import HALF
 
 MODES: Final = ('correlation', 'token')
 
@@ -28,7 +29,7 @@ def stack_modalities(
 
 
 def _at_least_single(x: Tensor) -> Tensor:
-    half = x.dtype in (torch.float16, torch.bfloat16)
+    half = x.dtype in HALF
     return x.float() if half else x
 
 

@@ -11,11 +11,15 @@ def _eps(x: Tensor) -> float:
     return max(EPS, torch.finfo(x.dtype).tiny)  # Half precision holds no less.
 
 
+def _measure(x: Tensor) -> tuple[Tensor, Tensor]:
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm, norm.clamp(min=_eps(x)).reciprocal()
+
+
 class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale = norm.clamp(min=_eps(x)).reciprocal_()
+        norm, scale = _measure(x)
         # The input is there anyway, where it is a parameter:
         ctx.save_for_backward(x, scale, norm)
         out: Tensor = x * scale
@@ -25,8 +29,7 @@ class _Unit(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401
         x, scale, norm = ctx.saved_tensors
         if torch.is_grad_enabled():  # They need derivatives of their own.
-            norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-            scale = norm.clamp(min=_eps(x)).reciprocal()
+            norm, scale = _measure(x)
         along = (grad * x).sum(dim=-1, keepdim=True) * scale * scale
         # A vector that is as good as zero is only multiplied:
         along *= norm > _eps(x)

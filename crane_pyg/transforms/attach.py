@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data.hetero_data import HeteroData
 
-from crane_pyg._rows import as_index, as_plain, largest_entry
+from crane_pyg._rows import HALF, as_index, as_plain, largest_entry
 from crane_pyg.transforms._search import Rows, rank, search
 from crane_pyg.transforms._utils import (
     check_features,
@@ -194,7 +194,7 @@ def _check_built(
     store, num_items, _ = get_edges(data, edge_type)
     edge_index, weight = transform.item_graph(neighbors, num_items)
     found = store.edge_weight
-    exact = found.dtype not in (torch.float16, torch.bfloat16)
+    exact = found.dtype not in HALF
     bounds = (1e-4, 1e-6) if exact else (1e-2, 1e-4)
     if not torch.equal(edge_index, as_plain(store.edge_index)) or not (
         torch.allclose(weight, found.to(weight), *bounds)

@@ -71,12 +71,13 @@ def test_table_compares_with_the_best_peers(text):
         gain = (1.25 * mean + 0.005) / (factor * mean) - 1
         for metric in ('recall@20', 'ndcg@20'):
             found = re.search(
-                rf'{metric} of \*crane\* is (\S+) \(p = (\S+)\) against '
-                rf'\*{peer}\*, the best peer {kind}\.',
+                rf'{metric} of \*crane\* is (\S+) against \*{peer}\*, the '
+                rf'best peer {kind} \(.*?: p = (\S+)\)\.',
                 text,
             )
             assert found[1] == f'{gain:+.1%}'
             assert 0 < float(found[2]) < 1e-9
+    assert '(paired t-test over 50 users' in text
     assert '*worse*,' not in text
     assert '*crane-otherwise*,' not in text
 
@@ -87,7 +88,9 @@ def test_table_without_metrics_of_each_user(tmp_path):
     save(tmp_path, 'crane', 0, [0.5, 1.0])
     (tmp_path / 'fake-peer-0.npz').unlink()
     text = table.tables([table.load(p) for p in tmp_path.glob('*.json')])
-    assert 'is +50.0% (not tested) against *peer*, the best' in text
+    assert 'is +50.0% against *peer*, the best' in text
+    assert '(not tested)' in text
+    assert 'paired' not in text
 
 
 def test_summary_of_what_all_data_sets_share(tmp_path):
