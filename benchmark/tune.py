@@ -59,6 +59,11 @@ GRIDS: dict[str, Grid] = {
         'lr': [0.001, 0.003],
     },
     'mgcn-same-recipe': SAME_RECIPE,
+    'mgcn-neighborhood': {
+        'lambda_reg': [1e-2, 3e-2],
+        'disjoint': [True, False],
+        'scale': [0.1, 0.3],
+    },
 }
 
 

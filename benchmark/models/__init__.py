@@ -23,4 +23,5 @@ MODELS: dict[str, type[Model]] = {
     'freedom-neighborhood': add_neighborhood(FREEDOMSameRecipe),
     'mgcn': MGCN,
     'mgcn-same-recipe': MGCNSameRecipe,
+    'mgcn-neighborhood': add_neighborhood(MGCNSameRecipe),
 }

@@ -387,13 +387,13 @@ def test_harness(name):
     assert result['test']['recall@20'] > 0
 
 
-def test_peer_with_the_neighborhood_of_crane():
+@pytest.mark.parametrize('name', ['freedom', 'mgcn'])
+def test_peer_with_the_neighborhood_of_crane(name):
     data = get_data()
-    name = 'freedom-neighborhood'
     torch.manual_seed(0)
-    model = MODELS[name](data, scale=0.5)
+    model = MODELS[f'{name}-neighborhood'](data, scale=0.5)
     torch.manual_seed(0)
-    peer = MODELS['freedom-same-recipe'](data)
+    peer = MODELS[f'{name}-same-recipe'](data)
     embeddings = accuracy.embed(model, data)
     for a, b in zip(embeddings, accuracy.embed(peer, data), strict=True):
         assert torch.equal(a, b)
