@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / 'examples'
+ENVIRONMENT = {
+    'OMP_NUM_THREADS': '1',
+    # PyG still scripts its layers on import, which PyTorch deprecates:
+    'PYTHONWARNINGS': 'ignore:`torch.jit.script` is deprecated',
+}
 
 
 @pytest.fixture
@@ -23,7 +28,7 @@ def run():
             command = ['-c', f'import runpy, sys\n{code}\n{start}', *command]
         return subprocess.run(
             [sys.executable, *command, *args],
-            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            env={**os.environ, **ENVIRONMENT},
             capture_output=True,
             text=True,
             timeout=300,
