@@ -71,23 +71,28 @@ def tables(records: list[dict]) -> str:
 
 
 def summary(records: list[dict]) -> str:
-    """One table of what was trained on all real data sets."""
+    """One table of what was trained on real data sets."""
     groups = group(records)
     groups.pop('fake', None)
     titles = {name: TITLES[name].split(' (')[0] for name in groups}
-    header, first = ['test pairs'], next(iter(groups.values()))
+    header = ['test pairs']
     for title in titles.values():
         header += [f'{title}, recall@20', 'ndcg@20']
     rows = [' | '.join(header), ' | '.join(['---'] * len(header))]
-    for name in sorted(first, key=lambda name: score(first[name], 'recall@20')):
-        runs = [models.get(name, [{}])[0] for models in groups.values()]
-        if all('seconds' in run for run in runs) and 'all-pairs' not in name:
-            cells = [
-                cell([run['test'][metric] for run in models[name]])
-                for models in groups.values()
-                for metric in ('recall@20', 'ndcg@20')
-            ]
-            rows.append(' | '.join([name, *cells]))
+    # By the recall on the first data set that a model was trained on:
+    ranks = {
+        name: score(runs, 'recall@20')
+        for models in reversed(groups.values())
+        for name, runs in models.items()
+        if 'seconds' in runs[0] and 'all-pairs' not in name
+    }
+    for name in sorted(ranks, key=ranks.__getitem__):
+        cells = [
+            cell([run['test'][metric] for run in models.get(name, [])])
+            for models in groups.values()
+            for metric in ('recall@20', 'ndcg@20')
+        ]
+        rows.append(' | '.join([name, *cells]))
     parts = ['\n'.join(f'| {row} |' for row in rows)]
     for name, models in groups.items():
         parts.append(f'{titles[name]}: {versus(models)}')
@@ -169,7 +174,9 @@ def score(runs: list[dict], metric: str) -> float:
 
 
 def cell(values: list[float]) -> str:
-    """The mean, and the standard deviation where there is one."""
+    """The mean, and the standard deviation, where there are any."""
+    if len(values) == 0:
+        return '-'
     spread = f' ± {stdev(values):.4f}' if len(values) > 1 else ''
     return f'{mean(values):.4f}{spread}'
 

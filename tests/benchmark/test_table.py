@@ -93,7 +93,7 @@ def test_table_without_metrics_of_each_user(tmp_path):
     assert 'paired' not in text
 
 
-def test_summary_of_what_all_data_sets_share(tmp_path):
+def test_summary_of_all_data_sets(tmp_path):
     for n, name in enumerate(['amazon-sports', 'tiktok'], start=1):
         save(tmp_path, 'crane', 0, [0.9 / n, 0.7 / n], name)
         save(tmp_path, 'peer', 0, [0.5 / n, 0.6 / n], name)
@@ -103,11 +103,12 @@ def test_summary_of_what_all_data_sets_share(tmp_path):
     records = [table.load(path) for path in tmp_path.glob('*.json')]
     head, _, *rows = table.summary(records).splitlines()
     assert head.split(' | ')[1] == 'Amazon Sports, recall@20'
-    assert rows[:2] == [
+    assert rows[:3] == [
         '| peer | 0.5500 | 0.2750 | 0.2750 | 0.1375 |',
         '| crane | 0.8000 | 0.4000 | 0.4000 | 0.2000 |',
+        '| elsewhere | - | - | 1.0000 | 0.5000 |',
     ]
-    assert rows[2] == ''
-    assert rows[3].startswith('Amazon Sports: recall@20 of *crane* is +45.5%')
-    assert rows[5].startswith('TikTok: ')
-    assert len(rows) == 6
+    assert rows[3] == ''
+    assert rows[4].startswith('Amazon Sports: recall@20 of *crane* is +45.5%')
+    assert rows[6].startswith('TikTok: ')
+    assert len(rows) == 7
