@@ -14,7 +14,7 @@ STYLES = {
     '-same-recipe': '--',
     '-same-recipe-all-pairs': ':',
     '-all-pairs': ':',
-    '-tuned': '-.',
+    '-neighborhood': '-.',
 }
 PEERS = ['#0072b2', '#56b4e9', '#009e73', '#e69f00', '#cc79a7', '#999999']
 
@@ -60,8 +60,8 @@ def draw(name: str, runs: list[dict], path: Path) -> None:
 
 
 def family(model: str) -> str:
-    """The name of a model without its recipe."""
-    for suffix in ('-tuned', '-all-pairs', '-same-recipe'):
+    """The name of a model without its recipe and what is added to it."""
+    for suffix in ('-neighborhood', '-all-pairs', '-same-recipe'):
         model = model.removesuffix(suffix)
     return model
 
