@@ -82,7 +82,7 @@ def interrupted(tmp_path_factory):
     r"""The folder of a run stopped after its first epoch, and how it ended."""
     folder = tmp_path_factory.mktemp('interrupted')
     args = ['--epochs', 50, '--checkpoint', 'last.ckpt']
-    # Shells ignore it in what they start in the background:
+    # What a shell starts in the background ignores interrupts otherwise:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start(folder, '--demo', *args)
     signal.signal(signal.SIGINT, before)

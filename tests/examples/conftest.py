@@ -10,8 +10,8 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / 'examples'
 ENVIRONMENT = {
     'OMP_NUM_THREADS': '1',
-    # PyG still scripts its layers on import, which PyTorch deprecates:
-    'PYTHONWARNINGS': 'ignore:`torch.jit.script` is deprecated',
+    # PyG still scripts its layers on import, which PyTorch 2.14 deprecates:
+    'PYTHONWARNINGS': 'ignore:`torch.jit.script` is deprecated:FutureWarning',
 }
 
 
