@@ -3,9 +3,11 @@ r"""Gives every model the same number of runs to choose its settings from.
 python benchmark/tune.py --data path/to/folder  # run what is missing, show
 python benchmark/tune.py --write                # show what there is
 
-One run is one setting of a model's grid, with one seed. What does best on the
-validation pairs is trained with all seeds, next to the results of accuracy.py,
-but for CRANE, which keeps its defaults on all data.
+One run is one setting of a model's grid, with one seed. As long as the best one
+on the validation pairs has a value at the border of those that were tried, the
+next one beyond it is tried as well. What does best in the end is trained with
+all seeds, next to the results of accuracy.py, but for CRANE, which keeps its
+defaults on all data.
 """
 
 import argparse
@@ -65,6 +67,17 @@ GRIDS: dict[str, Grid] = {
         'scale': [0.1, 0.3],
     },
 }
+LADDERS: dict[str, list[float]] = {
+    'lambda_reg': [
+        0.0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0
+    ],
+    'lr': [3e-4, 1e-3, 3e-3, 0.01],
+    'num_layers': [1, 2, 3, 4],
+    'mm_weight': [1e-4, 1e-3, 0.01, 0.1, 1.0],
+    'edge_dropping': [0.5, 0.6, 0.7, 0.8, 0.9, 0.95],
+    'scale': [0.03, 0.1, 0.3, 0.5, 1.0, 2.0, 4.0],
+    'contrast_weight': [3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1],
+}  # fmt: skip
 
 
 def main() -> None:
@@ -88,12 +101,14 @@ def run(args: argparse.Namespace) -> None:
     """Tunes one model after the other, and trains each as tuned."""
     data = accuracy.load_data(args)
     for name in args.models:
-        for setting in settings(GRIDS[name]):
-            args.set = accuracy.assignments(setting)
-            label = accuracy.slug(' '.join([name, *args.set]))
-            accuracy.complete(
-                args, name, label, lambda: data, seed=0, tuned=name
-            )
+        key = accuracy.dataset_name(args), name
+        while left := to_run(name, tuned(args.results)[key]):
+            for setting in left:
+                args.set = accuracy.assignments(setting)
+                label = accuracy.slug(' '.join([name, *args.set]))
+                accuracy.complete(
+                    args, name, label, lambda: data, seed=0, tuned=name
+                )
         if name != 'crane':
             train_best(args, name, data)
 
@@ -104,6 +119,30 @@ def settings(grid: Grid) -> list[dict[str, Any]]:
         dict(zip(grid, values, strict=True))
         for values in itertools.product(*grid.values())
     ]
+
+
+def to_run(name: str, runs: list[dict]) -> list[dict[str, Any]]:
+    """What is left of a grid, or else what lies beyond its best setting."""
+    done = [run['overrides'] for run in runs]
+    left = [s for s in settings(GRIDS[name]) if s not in done]
+    return left or beyond(done, best(runs)['overrides'])
+
+
+def beyond(
+    done: list[dict[str, Any]], top: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The best setting, with every value at the border of those tried moved
+    one further, if there is a further one.
+    """
+    steps = []
+    for name in top.keys() & LADDERS.keys():
+        ladder, tried = LADDERS[name], [setting[name] for setting in done]
+        place = ladder.index(top[name])
+        if top[name] == min(tried):
+            steps += [(name, value) for value in ladder[:place][-1:]]
+        if top[name] == max(tried):
+            steps += [(name, value) for value in ladder[place + 1 :][:1]]
+    return [{**top, name: value} for name, value in sorted(steps)]
 
 
 def train_best(args: argparse.Namespace, name: str, data: HeteroData) -> None:
@@ -152,7 +191,9 @@ def show(folder: Path, write: bool) -> None:
         setting = (
             ', '.join(accuracy.assignments(top['overrides'])) or 'defaults'
         )
-        cells = [dataset, name, str(len(runs)), f'{low:.4f}, {score(top):.4f}']
+        left = len(to_run(name, runs))
+        count = f'{len(runs)} ({left} to go)' if left else str(len(runs))
+        cells = [dataset, name, count, f'{low:.4f}, {score(top):.4f}']
         lines.append(f'| {" | ".join([*cells, setting])} |')
     runs = [run for group in groups.values() for run in group]
     print(text := '\n'.join([*lines, '', describe(runs)]))

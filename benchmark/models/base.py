@@ -74,6 +74,12 @@ class Peer(Model):
 
     As published, the peers are trained with one negative, by Adam with a
     learning rate of 0.001 and mini-batches of 2048 pairs.
+
+    Args:
+        data (torch_geometric.data.HeteroData): The node counts.
+        channels (int, optional): The size of the embeddings.
+            (default: :obj:`64`)
+        **recipe (optional): Values of the recipe.
     """
 
     recipe = Recipe(
@@ -84,11 +90,17 @@ class Peer(Model):
         batch_size=2048,
     )
 
-    def __init__(self, data: HeteroData, **recipe: float | None) -> None:
+    def __init__(
+        self,
+        data: HeteroData,
+        channels: int = CHANNELS,
+        **recipe: float | None,
+    ) -> None:
         super().__init__(**recipe)
+        self.channels = channels
         self.size = (data['user'].num_nodes, data['item'].num_nodes)
-        self.user_id = Parameter(torch.empty(self.size[0], CHANNELS))
-        self.item_id = Parameter(torch.empty(self.size[1], CHANNELS))
+        self.user_id = Parameter(torch.empty(self.size[0], channels))
+        self.item_id = Parameter(torch.empty(self.size[1], channels))
         self.conv = CRANEConv(normalize=False)
 
     def reset_parameters(self) -> None:

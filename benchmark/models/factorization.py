@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch_geometric.data import HeteroData
 
-from .base import CHANNELS, Peer
+from .base import Peer
 from .features import Projection
 
 
@@ -48,10 +48,11 @@ class VBPR(Peer):
     def __init__(self, data: HeteroData, **recipe: float | None) -> None:
         super().__init__(data, **recipe)
         num_users, num_items = self.size
-        self.taste = Parameter(torch.empty(num_users, CHANNELS))
+        self.taste = Parameter(torch.empty(num_users, self.channels))
         self.bias = Parameter(torch.empty(num_items))
         # The last channel is the bias of the features:
-        self.project = Projection(data, CHANNELS + 1, bias=False, scale=True)
+        size = self.channels + 1
+        self.project = Projection(data, size, bias=False, scale=True)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -62,7 +63,7 @@ class VBPR(Peer):
 
     def embed(self, data: HeteroData) -> tuple[Tensor, Tensor]:
         r"""Embeds all users and items, with all biases in the last channel."""
-        seen, bias = sum(self.project()).split([CHANNELS, 1], dim=1)
+        seen, bias = sum(self.project()).tensor_split([-1], dim=1)
         one = self.user_id.new_ones(self.size[0], 1)
         user = [self.user_id, self.taste, one]
         item = [self.item_id, seen, bias + self.bias.unsqueeze(1)]

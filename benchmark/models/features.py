@@ -11,8 +11,6 @@ from torch_geometric.utils import coalesce, scatter
 from crane_pyg.nn import CRANEConv
 from crane_pyg.transforms import knn_item_graph
 
-from .base import CHANNELS
-
 
 def get_features(data: HeteroData) -> dict[str, Tensor]:
     r"""Returns the features of each modality by its name."""
@@ -27,8 +25,7 @@ class Projection(torch.nn.Module):
 
     Args:
         data (torch_geometric.data.HeteroData): The features.
-        channels (int, optional): The size of the outputs.
-            (default: :obj:`64`)
+        channels (int): The size of the outputs.
         bias (bool, optional): If set to :obj:`False`, there is no bias.
             (default: :obj:`True`)
         scale (bool, optional): If set to :obj:`True`, features are scaled to a
@@ -38,7 +35,7 @@ class Projection(torch.nn.Module):
     def __init__(
         self,
         data: HeteroData,
-        channels: int = CHANNELS,
+        channels: int,
         bias: bool = True,
         scale: bool = False,
     ) -> None:

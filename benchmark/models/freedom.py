@@ -43,7 +43,7 @@ class FREEDOM(Peer):
         num_layers (int, optional): The layers of LightGCN.
             (default: :obj:`2`)
         k (int, optional): The number of neighbors. (default: :obj:`10`)
-        **recipe (optional): Values of the recipe.
+        **recipe (optional): The channels, and values of the recipe.
     """
 
     recipe = replace(Peer.recipe, edge_dropping=0.8, lambda_reg=0.0)
@@ -69,7 +69,7 @@ class FREEDOM(Peer):
         }
         graph = merge_item_graphs(graphs, modality_weights, self.size[1])
         self.item_graph = ItemGraph(*graph, self.size[1])
-        self.project = Projection(data)
+        self.project = Projection(data, self.channels)
         self.reset_parameters()
 
     def embed(self, data: HeteroData) -> tuple[Tensor, Tensor]:

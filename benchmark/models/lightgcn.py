@@ -19,12 +19,16 @@ class LightGCNModel(Model):
     recipe = Recipe(num_negatives=1, edge_dropping=0.0, lambda_reg=1e-4)
 
     def __init__(
-        self, data: HeteroData, num_layers: int = 2, **recipe: float | None
+        self,
+        data: HeteroData,
+        channels: int = CHANNELS,
+        num_layers: int = 2,
+        **recipe: float | None,
     ) -> None:
         super().__init__(**recipe)
         self.num_users = data['user'].num_nodes
         num_nodes = self.num_users + data['item'].num_nodes
-        self.model = LightGCN(num_nodes, CHANNELS, num_layers, normalize=False)
+        self.model = LightGCN(num_nodes, channels, num_layers, normalize=False)
         self.loss_fn = BPRLoss(self.recipe.lambda_reg)
         self.adj: tuple[object, Tensor] | None = None
 

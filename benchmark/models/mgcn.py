@@ -8,7 +8,7 @@ from torch_geometric.data import HeteroData
 
 from crane_pyg.nn.loss import info_nce_loss
 
-from .base import CHANNELS, Peer
+from .base import Peer
 from .crane import CRANEModel
 from .features import ItemGraph, Projection, get_features, neighbor_graph
 
@@ -54,7 +54,7 @@ class MGCN(Peer):
         num_layers (int, optional): The layers of LightGCN.
             (default: :obj:`2`)
         k (int, optional): The number of neighbors. (default: :obj:`10`)
-        **recipe (optional): Values of the recipe.
+        **recipe (optional): The channels, and values of the recipe.
     """
 
     def __init__(
@@ -76,12 +76,13 @@ class MGCN(Peer):
         self.item_graphs = ModuleList(
             ItemGraph(*neighbor_graph(x, k), self.size[1]) for x in xs
         )
-        self.project = Projection(data)
-        self.purify = ModuleList(Linear(CHANNELS, CHANNELS) for _ in xs)
+        size = self.channels
+        self.project = Projection(data, size)
+        self.purify = ModuleList(Linear(size, size) for _ in xs)
         self.query = Sequential(
-            Linear(CHANNELS, CHANNELS), Tanh(), Linear(CHANNELS, 1, bias=False)
+            Linear(size, size), Tanh(), Linear(size, 1, bias=False)
         )
-        self.prefer = ModuleList(Linear(CHANNELS, CHANNELS) for _ in xs)
+        self.prefer = ModuleList(Linear(size, size) for _ in xs)
         self.reset_parameters()
 
     def embed(self, data: HeteroData) -> tuple[Tensor, Tensor]:
@@ -90,7 +91,7 @@ class MGCN(Peer):
         users = self.to_user(data, torch.cat(items, dim=1))
         self.behavior = self.propagate(data, self.num_layers)
         self.side = (
-            self._fuse(users.split(CHANNELS, dim=1), self.behavior[0]),
+            self._fuse(users.split(self.channels, dim=1), self.behavior[0]),
             self._fuse(items, self.behavior[1]),
         )
         (user, item), (user_side, item_side) = self.behavior, self.side

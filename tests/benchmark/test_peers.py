@@ -143,6 +143,17 @@ def test_recipe_of_crane():
     assert model.model.num_layers == 3
 
 
+@pytest.mark.parametrize('name', MODELS)
+def test_channels(name):
+    data = get_data()
+    sizes = {'crane': 3 * 6, 'vbpr': 2 * 6 + 1}
+    model = get_model(name, data, channels=6)
+    user, item = model(data)
+    size = sizes.get(name, 6)
+    assert (user.size(), item.size()) == ((NUM_USERS, size), (NUM_ITEMS, size))
+    model.loss(*get_batch(data, model.recipe.num_negatives)).backward()
+
+
 @pytest.mark.parametrize('num_modalities', [1, 3])
 @pytest.mark.parametrize('name', PEERS + SAME)
 def test_gradients(name, num_modalities):

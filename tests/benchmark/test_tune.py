@@ -36,6 +36,54 @@ def test_grids_are_arguments_of_models(data, name):
         }
 
 
+@pytest.mark.parametrize('name', tune.GRIDS)
+def test_grids_stand_on_ladders(name):
+    for key, values in tune.GRIDS[name].items():
+        if not isinstance(values[0], bool):
+            ladder = tune.LADDERS[key]
+            assert ladder == sorted(set(ladder))
+            assert set(values) <= set(ladder)
+
+
+@pytest.mark.parametrize(
+    ('peak', 'runs'), [(1, 3), (2, 3), (0, 3), (4, 4), (9, 4)]
+)
+def test_goes_beyond_the_border(monkeypatch, peak, runs):
+    ladder = [0, 1, 2, 3, 4]
+    grid = {'lr': ladder[1:3], 'disjoint': [True]}
+    monkeypatch.setattr(tune, 'GRIDS', {'crane': grid})
+    monkeypatch.setattr(tune, 'LADDERS', {'lr': ladder})
+    records = []
+    while left := tune.to_run('crane', records):
+        for setting in left:
+            assert setting['disjoint'] is True
+            valid = {'recall@20': 1 - abs(setting['lr'] - peak)}
+            records.append({'overrides': setting, 'valid': valid})
+    tried = [record['overrides']['lr'] for record in records]
+    assert len(tried) == len(set(tried)) == runs
+    assert tune.best(records)['overrides']['lr'] == min(peak, 4)
+
+
+def test_shows_what_is_left(tmp_path, capsys):
+    best = {'lambda_reg': 0.03, 'lr': 0.001}
+    for n, setting in enumerate(tune.settings(tune.FACTORIZATION)):
+        record = {
+            'dataset': 'shop',
+            'tuned': 'vbpr',
+            'overrides': setting,
+            'valid': {'recall@20': 0.2 if setting == best else 0.1},
+            'revision': 'abc1234',
+            'date': '2026-01-01',
+            'versions': {'torch': '1', 'torch_geometric': '2', 'numpy': '3'},
+        }
+        (tmp_path / f'{n}.json').write_text(json.dumps(record))
+    tune.show(tmp_path, write=False)
+    assert '| vbpr | 8 (1 to go) |' in capsys.readouterr().out
+    (tmp_path / '0.json').unlink()  # One of the grid goes first.
+    tune.show(tmp_path, write=False)
+    assert '| vbpr | 7 (1 to go) |' in capsys.readouterr().out
+
+
 def test_tunes_and_trains_the_best(tmp_path, monkeypatch, capsys):
     fits = []
 
@@ -54,6 +102,7 @@ def test_tunes_and_trains_the_best(tmp_path, monkeypatch, capsys):
 
     grid = {'lambda_reg': [1, 2, 3]}
     monkeypatch.setattr(tune, 'GRIDS', {'crane': grid, 'mf-bpr': grid})
+    monkeypatch.setattr(tune, 'LADDERS', {'lambda_reg': [0, 1, 2, 3, 4]})
     monkeypatch.setattr(tune.accuracy, 'load_data', lambda args: None)
     monkeypatch.setattr(tune.accuracy, 'fit', fit)
     page = tmp_path / 'page.md'
