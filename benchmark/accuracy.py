@@ -5,6 +5,7 @@ python benchmark/accuracy.py --data path/to/folder --models crane
 """
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -58,6 +59,8 @@ def main() -> None:
     if args.demo == bool(args.data):
         parser.error('needs either --demo or --data DIR')
 
+    for seed, name in itertools.product(args.seeds, args.models):
+        is_kept(args, name + args.tag, seed)  # Not to be lost by a default.
     for seed in args.seeds:
         if args.demo or seed == args.seeds[0]:
             data = load_data(args, seed)
@@ -245,11 +248,36 @@ def complete(
     **about: object,
 ) -> None:
     """Trains and saves a model, unless its result is there."""
-    if path_of(args, name, seed).exists():
+    if is_kept(args, name, seed):
         return
     result = fit(model, data(), seed, args)
     del result['recall'], result['ndcg']
     save(args, name, seed, {**result, **about})
+
+
+def is_kept(args: argparse.Namespace, name: str, seed: int) -> bool:
+    """Whether a result is there; one that was made otherwise is an error."""
+    path = path_of(args, name, seed)
+    if not path.exists():
+        return False
+    record = json.loads(path.read_text())
+    for key, value in how(args).items():
+        if record[key] != value:
+            raise ValueError(
+                f"'{path}' was made with {key} {record[key]} (got {value}); "
+                f'keep this one elsewhere, by --results, or remove the file'
+            )
+    return True
+
+
+def how(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What was asked of a run, as its result has it."""
+    return {'overrides': overrides(args), 'arguments': arguments(args)}
+
+
+def arguments(args: argparse.Namespace) -> dict[str, int]:
+    """How long a run was allowed to train."""
+    return {key: getattr(args, key) for key in ('epochs', 'patience')}
 
 
 def dataset_name(args: argparse.Namespace) -> str:
@@ -286,9 +314,7 @@ def save(
         'model': name,
         'seed': seed,
         **result,
-        'arguments': {
-            key: getattr(args, key) for key in ('epochs', 'patience')
-        },
+        'arguments': arguments(args),
         **provenance(args.device),
     }
     args.results.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from statistics import mean, stdev
 import numpy
 from provenance import describe
 from readme import replace_between
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_ind, ttest_rel
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / 'docs' / 'results.md'
@@ -60,13 +60,16 @@ def group(records: list[dict]) -> dict[str, dict[str, list[dict]]]:
     groups = defaultdict(lambda: defaultdict(list))
     for record in sorted(records, key=lambda run: str(run['seed'])):
         groups[record['dataset']][record['model']].append(record)
-    return {name: groups[name] for name in TITLES if name in groups}
+    known = [name for name in TITLES if name in groups]
+    others = sorted(groups.keys() - TITLES.keys())
+    return {name: groups[name] for name in [*known, *others]}
 
 
 def tables(records: list[dict]) -> str:
     """One table per data set, best model last."""
     return '\n\n'.join(
-        table(TITLES[name], models) for name, models in group(records).items()
+        table(TITLES.get(name, name), models)
+        for name, models in group(records).items()
     )
 
 
@@ -74,7 +77,7 @@ def summary(records: list[dict]) -> str:
     """One table of what was trained on real data sets."""
     groups = group(records)
     groups.pop('fake', None)
-    titles = {name: TITLES[name].split(' (')[0] for name in groups}
+    titles = {name: TITLES.get(name, name).split(' (')[0] for name in groups}
     header = ['test pairs']
     for title in titles.values():
         header += [f'{title}, recall@20', 'ndcg@20']
@@ -95,7 +98,8 @@ def summary(records: list[dict]) -> str:
         rows.append(' | '.join([name, *cells]))
     parts = ['\n'.join(f'| {row} |' for row in rows)]
     for name, models in groups.items():
-        parts.append(f'{titles[name]}: {versus(models)}')
+        if text := versus(models):
+            parts.append(f'{titles[name]}: {text}')
     return '\n\n'.join(parts)
 
 
@@ -126,6 +130,8 @@ def versus(models: dict[str, list[dict]]) -> str:
     """CRANE against the best peers: one that has no part of it, and one that
     has its neighborhood.
     """
+    if 'crane' not in models:
+        return ''
     trained = [
         name
         for name, runs in models.items()
@@ -152,20 +158,32 @@ def compare(
     peer = max(peers, key=lambda name: score(models[name], key))
     pair = [models['crane'], models[peer]]
     ours, theirs = (score(runs, key) for runs in pair)
-    test = 'not tested'
+    return (
+        f'{key} of *crane* is {ours / theirs - 1:+.1%} against *{peer}*, the '
+        f'best peer {kind} ({significance(*pair, metric)}).'
+    )
+
+
+def significance(ours: list[dict], theirs: list[dict], metric: str) -> str:
+    """The p of a paired t-test over users, of means over seeds, and of a t-test
+    over seeds: Welch's, or a paired one where each seed has data of its own.
+    """
+    pair, values = (ours, theirs), []
     if all('users' in run for runs in pair for run in runs):
         x, y = (
             numpy.mean([run['users'][metric] for run in runs], axis=0)
             for runs in pair
         )
-        test = (
-            f'paired t-test over {x.size:,} users, means over seeds: '
-            f'p = {ttest_rel(x, y).pvalue:.1g}'
-        )
-    return (
-        f'{key} of *crane* is {ours / theirs - 1:+.1%} against *{peer}*, the '
-        f'best peer {kind} ({test}).'
-    )
+        p = ttest_rel(x, y).pvalue
+        values.append(f'p = {p:.1g} over {x.size:,} users')
+    if min(len(runs) for runs in pair) > 1:
+        x, y = ([run['test'][f'{metric}@20'] for run in runs] for runs in pair)
+        if ours[0]['dataset'] == 'fake':
+            p = ttest_rel(x, y).pvalue
+        else:
+            p = ttest_ind(x, y, equal_var=False).pvalue
+        values.append(f'p = {p:.1g} over seeds')
+    return ', '.join(values) or 'not tested'
 
 
 def score(runs: list[dict], metric: str) -> float:

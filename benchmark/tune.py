@@ -152,10 +152,8 @@ def train_best(args: argparse.Namespace, name: str, data: HeteroData) -> None:
     args.set = accuracy.assignments(best(runs)['overrides'])
     for seed in args.seeds:
         path = accuracy.path_of(args, name, seed)
-        if not path.exists() or (
-            json.loads(path.read_text())['overrides']
-            != accuracy.overrides(args)
-        ):
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if not accuracy.how(args).items() <= kept.items():
             result = accuracy.fit(name, data, seed, args)
             accuracy.save(args, name, seed, result)
 

@@ -41,8 +41,12 @@ def test_runs_what_is_missing_and_draws(tmp_path, monkeypatch):
 
     def fit(name, data, seed, args):
         fits.append((name, seed, *args.set))
-        recall = {'recall@20': 0.1}
-        return {'test': recall, 'recall': None, 'ndcg': None}
+        return {
+            'test': {'recall@20': 0.1},
+            'overrides': ablation.accuracy.overrides(args),
+            'recall': None,
+            'ndcg': None,
+        }
 
     monkeypatch.setattr(ablation, 'GROUPS', GROUPS)
     monkeypatch.setattr(ablation.accuracy, 'load_data', lambda args: None)
@@ -56,7 +60,13 @@ def test_runs_what_is_missing_and_draws(tmp_path, monkeypatch):
 
     (folder / 'shop-steps-2-1.json').write_text(
         json.dumps(
-            {'dataset': 'shop', 'model': 'steps-2', 'test': {'recall@20': 0.2}}
+            {
+                'dataset': 'shop',
+                'model': 'steps-2',
+                'test': {'recall@20': 0.2},
+                'overrides': {'num_steps': 2},
+                'arguments': {'epochs': 200, 'patience': 10},
+            }
         )
     )
     ablation.main()
@@ -86,21 +96,32 @@ def test_runs_what_is_missing_and_draws(tmp_path, monkeypatch):
         )
     ablation.main()  # Nothing is missing, and the band is that of CRANE.
     assert len(fits) == 3
+    monkeypatch.setitem(GROUPS['Steps'], '3', {'num_steps': 4})
+    with pytest.raises(ValueError, match=r"steps-3-0\.json' was made with"):
+        ablation.main()
+    assert len(fits) == 3
     assert spans == [(0.3, 0.3)]
 
 
 def test_table(monkeypatch):
     monkeypatch.setattr(ablation, 'GROUPS', GROUPS)
+    # Beyond two standard errors: .001 times 2 sqrt(3 / 2), or 2 sqrt(2); on
+    # other data, .002 times 2 sqrt(2).
+    spreads = {'shop': 0.001, 'mall': 0.002}
+    monkeypatch.setattr(ablation, 'SPREADS', spreads)
     now = {
-        'shop': {'crane': [0.3, 0.31], 'steps-2': [0.3071]},
+        'shop': {'crane': [0.3, 0.31], 'steps-2': [0.3075]},
         'market': {'crane': [0.5]},
-        'fair': {'crane': [0.2], 'steps-2': [0.1979], 'steps-3': [0.1, 0.2]},
+        'fair': {'crane': [0.2], 'steps-2': [0.1943], 'steps-3': [0.1, 0.2]},
     }
-    earlier = {'shop': {'crane': [0.4], 'steps-2': [0.5], 'steps-3': [0.4019]}}
+    earlier = {'shop': {'crane': [0.4], 'steps-2': [0.5], 'steps-3': [0.4028]}}
     assert ablation.table(now, earlier).splitlines() == [
         '| changed | shop | fair |',
         '| --- | --- | --- |',
-        '| Steps: 2 | 0.3071 (**+0.0021**) | 0.1979 (**-0.0021**) |',
-        '| Steps: 3 | 0.4019 (+0.0019)* | 0.1500 (**-0.0500**, 2 seeds) |',
+        '| Steps: 2 | 0.3075 (**+0.0025**) | 0.1943 (**-0.0057**) |',
+        '| Steps: 3 | 0.4028 (+0.0028)* | 0.1500 (**-0.0500**, 2 seeds) |',
     ]
-    assert ablation.cell({}, {}, 'steps-2') == '-'
+    now['shop']['steps-2'], now['fair']['steps-2'] = [0.3074], [0.1944]
+    row = '| Steps: 2 | 0.3074 (+0.0024) | 0.1944 (-0.0056) |'
+    assert ablation.table(now, earlier).splitlines()[2] == row
+    assert ablation.cell('shop', {}, {}, 'steps-2') == '-'

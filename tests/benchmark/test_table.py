@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
 with pytest.MonkeyPatch.context() as patch:
@@ -72,12 +73,13 @@ def test_table_compares_with_the_best_peers(text):
         for metric in ('recall@20', 'ndcg@20'):
             found = re.search(
                 rf'{metric} of \*crane\* is (\S+) against \*{peer}\*, the '
-                rf'best peer {kind} \(.*?: p = (\S+)\)\.',
+                rf'best peer {kind} \(p = (\S+) over 50 users, '
+                rf'p = (\S+) over seeds\)\.',
                 text,
             )
             assert found[1] == f'{gain:+.1%}'
             assert 0 < float(found[2]) < 1e-9
-    assert '(paired t-test over 50 users' in text
+            assert 1e-3 < float(found[3]) < 0.1
     assert '*worse*,' not in text
     assert '*crane-otherwise*,' not in text
 
@@ -90,7 +92,32 @@ def test_table_without_metrics_of_each_user(tmp_path):
     text = table.tables([table.load(p) for p in tmp_path.glob('*.json')])
     assert 'is +50.0% against *peer*, the best' in text
     assert '(not tested)' in text
-    assert 'paired' not in text
+
+
+@pytest.mark.parametrize(('dataset', 'test'), [('fake', 'rel'), ('own', 'ind')])
+def test_table_tests_seeds(tmp_path, dataset, test):
+    rng = np.random.default_rng(0)
+    draws = rng.random((3, 4))  # Data of their own, for fake ones.
+    for seed, recalls in enumerate(draws):
+        save(tmp_path, 'crane', seed, 1.1 * recalls, dataset)
+        save(tmp_path, 'peer', seed, recalls + 0.01 * seed, dataset)
+    text = table.tables([table.load(p) for p in tmp_path.glob('*.json')])
+    x = draws.mean(axis=1)
+    pair = 1.1 * x, x + [0, 0.01, 0.02]
+    options = {} if test == 'rel' else {'equal_var': False}
+    p = getattr(stats, f'ttest_{test}')(*pair, **options).pvalue
+    assert f', p = {p:.1g} over seeds).' in text
+
+
+def test_tables_of_ones_own_data(tmp_path):
+    save(tmp_path, 'peer', 0, [0.5, 0.6], 'my-shop')
+    save(tmp_path, 'peer', 0, [0.5, 0.7], 'tiktok')
+    records = [table.load(path) for path in tmp_path.glob('*.json')]
+    text, short = table.tables(records), table.summary(records)
+    assert text.index('**TikTok') < text.index('**my-shop**')
+    assert 'crane' not in text + short  # There is nothing to compare.
+    assert 'my-shop, recall@20' in short.splitlines()[0]
+    assert len(short.splitlines()) == 3
 
 
 def test_summary_of_all_data_sets(tmp_path):
