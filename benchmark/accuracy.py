@@ -2,6 +2,8 @@ r"""Trains models in one harness, and keeps one JSON file per run.
 
 python benchmark/accuracy.py --demo --models crane lightgcn --seeds 0 1 2
 python benchmark/accuracy.py --data path/to/folder --models crane
+
+Each has the settings that it chose on these data, where tune.py has run.
 """
 
 import argparse
@@ -14,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grids
 import numpy
 import torch
 from models import MODELS, Model, Recipe
@@ -52,24 +55,28 @@ def main() -> None:
         nargs='+',
         default=[],
         metavar='NAME=VALUE',
-        help='arguments of the models, in JSON, e.g., lambda_reg=0.001',
+        help='arguments of the models, in JSON, e.g., lambda_reg=0.001, in '
+        'place of those that were tuned',
     )
     parser.add_argument('--tag', default='', help='ends the name of the model')
+    parser.add_argument('--tuning', type=Path, default=grids.RESULTS)
     args = parser.parse_args()
     if args.demo == bool(args.data):
         parser.error('needs either --demo or --data DIR')
 
-    for seed, name in itertools.product(args.seeds, args.models):
-        is_kept(args, name + args.tag, seed)  # Not to be lost by a default.
+    runs = [(name, as_tuned(args, name)) for name in args.models]
+    for seed, (name, setting) in itertools.product(args.seeds, runs):
+        is_kept(setting, name + args.tag, seed)  # It must not be lost.
     for seed in args.seeds:
         if args.demo or seed == args.seeds[0]:
             data = load_data(args, seed)
             for name, reference in REFERENCES.items():
                 result = refer(reference, data)
                 save(args, name, seed if args.demo else None, result)
-        for name in args.models:
-            result = fit(name, data, seed, args)
-            save(args, name + args.tag, seed, result)
+        for name, setting in runs:
+            print(name, *setting.set or ['as by default'])
+            result = fit(name, data, seed, setting)
+            save(setting, name + args.tag, seed, result)
 
 
 def add_options(
@@ -104,6 +111,15 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
 def assignments(setting: dict[str, Any]) -> list[str]:
     """A setting, as the option `--set` takes it."""
     return [f'{name}={json.dumps(value)}' for name, value in setting.items()]
+
+
+def as_tuned(args: argparse.Namespace, name: str) -> argparse.Namespace:
+    """The options, with the settings that a model chose, if none are given."""
+    if args.set:
+        return args
+    runs = grids.tuned(args.tuning)[dataset_name(args), name]
+    setting = assignments(grids.chosen(name, runs))
+    return argparse.Namespace(**{**vars(args), 'set': setting})
 
 
 def refer(

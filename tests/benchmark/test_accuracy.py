@@ -10,6 +10,7 @@ BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(BENCHMARK))
     accuracy = importlib.import_module('accuracy')
+    grids = importlib.import_module('grids')
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def run(tmp_path, monkeypatch):
     r"""Runs the script on fake data, without training; returns the fits."""
 
     def fit(name, data, seed, args):
-        fits.append((name, seed))
+        fits.append((name, seed, *args.set))
         return {
             'test': {'recall@20': 0.5},
             'overrides': accuracy.overrides(args),
@@ -33,6 +34,7 @@ def run(tmp_path, monkeypatch):
         return fits.copy()
 
     fits = []
+    monkeypatch.setattr(grids, 'RESULTS', tmp_path / 'tuning')
     monkeypatch.setattr(accuracy, 'REFERENCES', {})
     monkeypatch.setattr(accuracy, 'fit', fit)
     return run
@@ -55,7 +57,33 @@ def test_keeps_what_was_made_otherwise(run, tmp_path, other, text):
     assert path.read_text() == kept
     assert len(list(tmp_path.iterdir())) == 2  # It failed before training.
 
-    assert run('--seeds', '1', *other, '--tag=-other') == [('mf-bpr', 1)]
+    other_fit = ('mf-bpr', 1, *other[1:2][: other[0] == '--set'])
+    assert run('--seeds', '1', *other, '--tag=-other') == [other_fit]
     assert run('--seeds', '1') == [('mf-bpr', 1)]  # As it was: once more.
     record = json.loads(path.read_text())
     assert record['arguments'] == {'epochs': 200, 'patience': 10}
+
+
+def test_trains_as_tuned(run, tmp_path):
+    folder = tmp_path / 'tuning'
+    folder.mkdir()
+    best = {'lambda_reg': 0.3, 'lr': 0.003}
+    for model in ('mf-bpr', 'crane'):
+        for n, setting in enumerate(grids.settings(grids.GRIDS[model])):
+            recall = 0.2 if setting == best else 0.1
+            record = {
+                'dataset': 'fake',
+                'tuned': model,
+                'overrides': setting,
+                'valid': {'recall@20': recall},
+            }
+            (folder / f'{model}-{n}.json').write_text(json.dumps(record))
+    args = ['--seeds', '0', '--models', 'mf-bpr', 'crane', 'vbpr']
+    as_tuned = ('mf-bpr', 0, 'lambda_reg=0.3', 'lr=0.003')
+    by_default = ('crane', 0), ('vbpr', 0)
+    assert run(*args) == [as_tuned, *by_default]
+    assert run(*args[:4], '--set', 'lr=1', '--tag=-a') == [
+        ('mf-bpr', 0, 'lr=1')
+    ]
+    (folder / 'mf-bpr-0.json').unlink()  # A grid with a gap has not chosen.
+    assert run(*args, '--tag=-b') == [('mf-bpr', 0), *by_default]

@@ -12,6 +12,7 @@ from crane_pyg.datasets import FakeMultimodalDataset
 BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(BENCHMARK))
+    grids = importlib.import_module('grids')
     tune = importlib.import_module('tune')
     models = importlib.import_module('models')
 
@@ -22,25 +23,25 @@ def data():
 
 
 def test_budgets_are_equal():
-    assert tune.GRIDS.keys() == models.MODELS.keys()
-    budgets = {len(tune.settings(grid)) for grid in tune.GRIDS.values()}
+    assert grids.GRIDS.keys() == models.MODELS.keys()
+    budgets = {len(grids.settings(grid)) for grid in grids.GRIDS.values()}
     assert budgets == {8}
 
 
-@pytest.mark.parametrize('name', tune.GRIDS)
+@pytest.mark.parametrize('name', grids.GRIDS)
 def test_grids_are_arguments_of_models(data, name):
-    for setting in tune.settings(tune.GRIDS[name]):
+    for setting in grids.settings(grids.GRIDS[name]):
         recipe = vars(models.MODELS[name](data, **setting).recipe)
         assert recipe == recipe | {
             key: value for key, value in setting.items() if key in recipe
         }
 
 
-@pytest.mark.parametrize('name', tune.GRIDS)
+@pytest.mark.parametrize('name', grids.GRIDS)
 def test_grids_stand_on_ladders(name):
-    for key, values in tune.GRIDS[name].items():
+    for key, values in grids.GRIDS[name].items():
         if not isinstance(values[0], bool):
-            ladder = tune.LADDERS[key]
+            ladder = grids.LADDERS[key]
             assert ladder == sorted(set(ladder))
             assert set(values) <= set(ladder)
 
@@ -51,22 +52,22 @@ def test_grids_stand_on_ladders(name):
 def test_goes_beyond_the_border(monkeypatch, peak, runs):
     ladder = [0, 1, 2, 3, 4]
     grid = {'lr': ladder[1:3], 'disjoint': [True]}
-    monkeypatch.setattr(tune, 'GRIDS', {'crane': grid})
-    monkeypatch.setattr(tune, 'LADDERS', {'lr': ladder})
+    monkeypatch.setattr(grids, 'GRIDS', {'crane': grid})
+    monkeypatch.setattr(grids, 'LADDERS', {'lr': ladder})
     records = []
-    while left := tune.to_run('crane', records):
+    while left := grids.to_run('crane', records):
         for setting in left:
             assert setting['disjoint'] is True
             valid = {'recall@20': 1 - abs(setting['lr'] - peak)}
             records.append({'overrides': setting, 'valid': valid})
     tried = [record['overrides']['lr'] for record in records]
     assert len(tried) == len(set(tried)) == runs
-    assert tune.best(records)['overrides']['lr'] == min(peak, 4)
+    assert grids.best(records)['overrides']['lr'] == min(peak, 4)
 
 
 def test_shows_what_is_left(tmp_path, capsys):
     best = {'lambda_reg': 0.03, 'lr': 0.001}
-    for n, setting in enumerate(tune.settings(tune.FACTORIZATION)):
+    for n, setting in enumerate(grids.settings(grids.FACTORIZATION)):
         record = {
             'dataset': 'shop',
             'tuned': 'vbpr',
@@ -101,8 +102,8 @@ def test_tunes_and_trains_the_best(tmp_path, monkeypatch, capsys):
         }
 
     grid = {'lambda_reg': [1, 2, 3]}
-    monkeypatch.setattr(tune, 'GRIDS', {'crane': grid, 'mf-bpr': grid})
-    monkeypatch.setattr(tune, 'LADDERS', {'lambda_reg': [0, 1, 2, 3, 4]})
+    monkeypatch.setattr(grids, 'GRIDS', {'crane': grid, 'mf-bpr': grid})
+    monkeypatch.setattr(grids, 'LADDERS', {'lambda_reg': [0, 1, 2, 3, 4]})
     monkeypatch.setattr(tune.accuracy, 'load_data', lambda args: None)
     monkeypatch.setattr(tune.accuracy, 'fit', fit)
     page = tmp_path / 'page.md'
