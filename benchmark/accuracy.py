@@ -278,10 +278,10 @@ def is_kept(args: argparse.Namespace, name: str, seed: int) -> bool:
         return False
     record = json.loads(path.read_text())
     for key, value in how(args).items():
-        if record[key] != value:
+        if (kept := record.get(key)) != value:
             raise ValueError(
-                f"'{path}' was made with {key} {record[key]} (got {value}); "
-                f'keep this one elsewhere, by --results, or remove the file'
+                f"'{path}' was made with {key} {kept} (got {value}); keep "
+                f'this one elsewhere, by --results, or remove the file'
             )
     return True
 
