@@ -1,19 +1,12 @@
-import importlib
 import json
 import sys
-from pathlib import Path
 
+import ablation
+import models
 import pytest
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
-
-BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
-pytest.importorskip('matplotlib')
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(BENCHMARK))
-    ablation = importlib.import_module('ablation')
-    models = importlib.import_module('models')
 
 GROUPS = {'Steps': {'2': {'num_steps': 2}, '3': {'num_steps': 3}}}
 

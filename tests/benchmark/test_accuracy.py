@@ -1,16 +1,10 @@
-import importlib
 import json
 import sys
-from pathlib import Path
 
+import accuracy
+import grids
 import pytest
 import torch
-
-BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(BENCHMARK))
-    accuracy = importlib.import_module('accuracy')
-    grids = importlib.import_module('grids')
 
 
 @pytest.fixture

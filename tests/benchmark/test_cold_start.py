@@ -1,17 +1,11 @@
 import argparse
-import importlib
 import json
-from pathlib import Path
 
+import cold_start
 import pytest
 import torch
 
 from crane_pyg.datasets import FakeMultimodalDataset
-
-BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(BENCHMARK))
-    cold_start = importlib.import_module('cold_start')
 
 RATES = ('user', 'rates', 'item')
 KEYS = ['edge_index', 'val_edge_label_index', 'test_edge_label_index']

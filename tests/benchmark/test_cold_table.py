@@ -1,14 +1,7 @@
-import importlib
 import json
 import sys
-from pathlib import Path
 
-import pytest
-
-BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(BENCHMARK))
-    cold_table = importlib.import_module('cold_table')
+import cold_table
 
 
 def record(seed, recall, chosen):

@@ -1,15 +1,9 @@
-import importlib
 import json
 import sys
-from pathlib import Path
 
+import convergence
+import models
 import pytest
-
-BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(BENCHMARK))
-    convergence = importlib.import_module('convergence')
-    models = importlib.import_module('models')
 
 
 def save(folder, dataset, model, seed=0, **record):

@@ -1,22 +1,16 @@
-import importlib
 import json
 import sys
-from pathlib import Path
 
+import gpu
+import measure
+import memory
 import pytest
+import scaling
+import speed
 import torch
 from torch_geometric.testing import onlyCUDA
 
 import crane_pyg.transforms as T
-
-BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(BENCHMARK))
-    measure = importlib.import_module('measure')
-    scaling = importlib.import_module('scaling')
-    speed = importlib.import_module('speed')
-    memory = importlib.import_module('memory')
-    gpu = importlib.import_module('gpu')
 
 IS_LINUX = sys.platform.startswith('linux')
 SMALL = (60, 40, 300)

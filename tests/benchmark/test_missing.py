@@ -1,17 +1,9 @@
-import importlib
 import json
 import sys
-from pathlib import Path
 
-import pytest
+import missing
 import torch
 from torch_geometric.data import HeteroData
-
-BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
-pytest.importorskip('matplotlib')
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(BENCHMARK))
-    missing = importlib.import_module('missing')
 
 
 def lacks(share, seed=0):

@@ -1,10 +1,10 @@
 import argparse
 import copy
 import functools
-import importlib
 import math
-from pathlib import Path
 
+import accuracy
+import models
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,6 @@ from crane_pyg.ranking import evaluate
 from crane_pyg.reference import evaluate_popularity
 from crane_pyg.sampling import sample_negatives
 
-BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(BENCHMARK))
-    accuracy = importlib.import_module('accuracy')
-    models = importlib.import_module('models')
 MODELS = models.MODELS
 
 PEERS = ['mf-bpr', 'vbpr', 'freedom', 'mgcn']

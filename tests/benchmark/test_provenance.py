@@ -1,13 +1,7 @@
-import importlib
 import subprocess
-from pathlib import Path
 
+import provenance
 import pytest
-
-BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(BENCHMARK))
-    provenance = importlib.import_module('provenance')
 
 
 @pytest.fixture

@@ -1,16 +1,10 @@
-import importlib
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+import table
 from scipy import stats
-
-BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(BENCHMARK))
-    table = importlib.import_module('table')
 
 
 def save(folder, model, seed, recalls, dataset='fake'):

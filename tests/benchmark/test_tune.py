@@ -1,20 +1,14 @@
-import importlib
 import json
 import sys
-from pathlib import Path
 
+import grids
+import models
 import pytest
 import torch
+import tune
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
-
-BENCHMARK = Path(__file__).parent.parent.parent / 'benchmark'
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(BENCHMARK))
-    grids = importlib.import_module('grids')
-    tune = importlib.import_module('tune')
-    models = importlib.import_module('models')
 
 
 @pytest.fixture(scope='module')
