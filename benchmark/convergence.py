@@ -13,9 +13,12 @@ RESULTS = Path(__file__).parent / 'results'
 STYLES = {
     '-same-recipe': '--',
     '-same-recipe-all-pairs': ':',
+    '-same-recipe-192': (0, (5, 4)),
     '-all-pairs': ':',
     '-neighborhood': '-.',
+    '-neighborhood-192': (0, (5, 2, 1, 2, 1, 2)),
 }
+SUFFIXES = ('-192', '-neighborhood', '-all-pairs', '-same-recipe')
 PEERS = ['#0072b2', '#56b4e9', '#009e73', '#e69f00', '#cc79a7', '#999999']
 
 
@@ -44,7 +47,7 @@ def draw(name: str, runs: list[dict], path: Path) -> None:
         ax.plot(
             seconds,
             recall,
-            STYLES.get(run['model'].removeprefix(kind), '-'),
+            linestyle=STYLES.get(run['model'].removeprefix(kind), '-'),
             color=colors[kind],
             linewidth=2.5 if crane else 1.3,
             label=f'{run["model"]} ({run["valid"]["recall@20"]:.4f})',
@@ -61,7 +64,7 @@ def draw(name: str, runs: list[dict], path: Path) -> None:
 
 def family(model: str) -> str:
     """The name of a model without its recipe and what is added to it."""
-    for suffix in ('-neighborhood', '-all-pairs', '-same-recipe'):
+    for suffix in SUFFIXES:
         model = model.removesuffix(suffix)
     return model
 

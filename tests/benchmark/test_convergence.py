@@ -5,6 +5,8 @@ import convergence
 import models
 import pytest
 
+TAGGED = ['lightgcn-same-recipe-all-pairs', 'freedom-neighborhood-192']
+
 
 def save(folder, dataset, model, seed=0, **record):
     record = {
@@ -20,7 +22,7 @@ def save(folder, dataset, model, seed=0, **record):
 
 
 def test_draws_every_model(tmp_path, monkeypatch):
-    for model in [*models.MODELS, 'lightgcn-same-recipe-all-pairs']:
+    for model in [*models.MODELS, *TAGGED]:
         save(tmp_path, 'shop', model)
     save(tmp_path, 'shop', 'mf-bpr', seed=1)
     save(tmp_path, 'other', 'crane', device='NVIDIA H200')
@@ -34,6 +36,6 @@ def test_draws_every_model(tmp_path, monkeypatch):
     assert (tmp_path / 'convergence-shop.png').stat().st_size > 1000
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+@pytest.mark.parametrize('name', [*models.MODELS, *TAGGED])
 def test_family_is_a_model(name):
     assert convergence.family(name) in models.MODELS
