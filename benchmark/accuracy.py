@@ -64,7 +64,8 @@ def main() -> None:
     if args.demo == bool(args.data):
         parser.error('needs either --demo or --data DIR')
 
-    runs = [(name, as_tuned(args, name)) for name in args.models]
+    tuned = grids.tuned(args.tuning)
+    runs = [(name, as_tuned(args, name, tuned)) for name in args.models]
     for seed, (name, setting) in itertools.product(args.seeds, runs):
         is_kept(setting, name + args.tag, seed)  # It must not be lost.
     for seed in args.seeds:
@@ -113,11 +114,13 @@ def assignments(setting: dict[str, Any]) -> list[str]:
     return [f'{name}={json.dumps(value)}' for name, value in setting.items()]
 
 
-def as_tuned(args: argparse.Namespace, name: str) -> argparse.Namespace:
+def as_tuned(
+    args: argparse.Namespace, name: str, tuned: dict[tuple[str, str], list]
+) -> argparse.Namespace:
     """The options, with the settings that a model chose, if none are given."""
     if args.set:
         return args
-    runs = grids.tuned(args.tuning)[dataset_name(args), name]
+    runs = tuned[dataset_name(args), name]
     setting = assignments(grids.chosen(name, runs))
     return argparse.Namespace(**{**vars(args), 'set': setting})
 

@@ -72,20 +72,22 @@ def settings(grid: Grid) -> list[dict[str, Any]]:
 
 def to_run(name: str, runs: list[dict]) -> list[dict[str, Any]]:
     """What is left of a grid, or else what lies beyond its best setting."""
+    return left_of_grid(name, runs) or beyond(runs)
+
+
+def left_of_grid(name: str, runs: list[dict]) -> list[dict[str, Any]]:
+    """The settings of a grid without a run."""
     done = [run['overrides'] for run in runs]
-    left = [s for s in settings(GRIDS[name]) if s not in done]
-    return left or beyond(done, best(runs)['overrides'])
+    return [s for s in settings(GRIDS[name]) if s not in done]
 
 
-def beyond(
-    done: list[dict[str, Any]], top: dict[str, Any]
-) -> list[dict[str, Any]]:
+def beyond(runs: list[dict]) -> list[dict[str, Any]]:
     """The best setting, with every value at the border of those tried moved
     one further, if there is a further one.
     """
-    steps = []
+    steps, top = [], best(runs)['overrides']
     for name in top.keys() & LADDERS.keys():
-        ladder, tried = LADDERS[name], [setting[name] for setting in done]
+        ladder, tried = LADDERS[name], [run['overrides'][name] for run in runs]
         place = ladder.index(top[name])
         if top[name] == min(tried):
             steps += [(name, value) for value in ladder[:place][-1:]]
@@ -107,8 +109,7 @@ def chosen(name: str, runs: list[dict]) -> dict[str, Any]:
     """What a model is trained with: the best setting of a grid that was run as
     a whole, or its defaults, which CRANE keeps on all data.
     """
-    done = [run['overrides'] for run in runs]
-    if name == 'crane' or any(s not in done for s in settings(GRIDS[name])):
+    if name == 'crane' or left_of_grid(name, runs):
         return {}
     return best(runs)['overrides']
 

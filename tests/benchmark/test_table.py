@@ -86,6 +86,7 @@ def test_table_without_metrics_of_each_user(tmp_path):
     text = table.tables([table.load(p) for p in tmp_path.glob('*.json')])
     assert 'is +50.0% against *peer*, the best' in text
     assert '(not tested)' in text
+    assert ' users' not in text
 
 
 @pytest.mark.parametrize(('dataset', 'test'), [('fake', 'rel'), ('own', 'ind')])
