@@ -5,7 +5,7 @@ python benchmark/ablation.py --draw                 # draw the results there are
 python benchmark/ablation.py --write                # and write the table
 
 The results of CRANE itself are those that accuracy.py has kept. Where a result
-is missing, the table has that of an earlier form of CRANE, if there is one.
+is missing, the table has that of the latest earlier form of CRANE, if any.
 """
 
 import argparse
@@ -20,24 +20,24 @@ from matplotlib.axes import Axes
 from readme import replace_between
 
 RESULTS = Path(__file__).parent / 'results' / 'ablation'
-EARLIER = 'earlier'
+EARLIER = {'form-2': '*', 'form-1': '†'}
 PAGE = Path(__file__).parent.parent / 'docs' / 'results.md'
 BEGIN, END = '<!-- ablation:begin -->', '<!-- ablation:end -->'
 # The largest standard deviations of CRANE seen, over six and ten seeds:
 SPREADS = {'amazon-sports': 0.0010, 'tiktok': 0.0014}
 Recalls = dict[str, list[float]]
-RELATIONS = ('co_rated', 'refined', 'similar_to')
+RELATIONS, WEIGHT = ('co_rated', 'refined', 'similar_to'), 9
 SOFTMAX = {'num_samples': 1024, 'temperature': 0.2}
 GROUPS: dict[str, dict[str, dict[str, object]]] = {
     'Without a part': {
         'contrast': {'loss': {'contrast_weight': 0}},
-        'ID stream': {'use_id': False, 'loss': {'contrast_weight': 0}},
-        'item graph': {'num_item_layers': 0},
+        'IDs': {'use_id': False},
+        'item graph': {'num_item_layers': 0, 'loss': {'contrast_weight': 0}},
         'neighborhood': {'neighbor_weights': {}},
         **{
             f'{relation} edges': {
                 'neighbor_weights': {
-                    other: 7 for other in RELATIONS if other != relation
+                    other: WEIGHT for other in RELATIONS if other != relation
                 }
             }
             for relation in RELATIONS
@@ -54,17 +54,18 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
     },
     'Profiles': {
         'as input': {'profile': 'input'},
-        'in contrast': {'profile': 'contrast'},
+        'in the contrast': {'profile': 'contrast'},
     },
-    'Contrast': {
-        'weight 1e-4': {'loss': {'contrast_weight': 1e-4}},
-        'weight 1e-2': {'loss': {'contrast_weight': 1e-2}},
+    'Contrast of both graphs': {
+        'weight 1e-3': {'loss': {'contrast_weight': 1e-3}},
+        'weight 3e-3': {'loss': {'contrast_weight': 3e-3}},
+        'weight 3e-2': {'loss': {'contrast_weight': 3e-2}},
         'temperature .1': {'loss': {'temperature': 0.1}},
         'temperature .5': {'loss': {'temperature': 0.5}},
     },
     'Neighborhood weight': {
-        f'x {scale}': {'neighbor_weights': dict.fromkeys(RELATIONS, 7 * scale)}
-        for scale in (0.25, 0.5, 2, 4)
+        f'x {x}': {'neighbor_weights': dict.fromkeys(RELATIONS, WEIGHT * x)}
+        for x in (0.25, 0.5, 2, 4)
     },
     'Pairs to train on': {'all of them': {'disjoint': False}},
     'Edge dropping': {
@@ -111,8 +112,11 @@ def main() -> None:
     recalls = collect(args.results, args.reference)
     draw(recalls, args.results)
     if args.write:
-        earlier = collect(args.results / EARLIER, args.results / EARLIER)
-        replace_between(PAGE, BEGIN, END, table(recalls, earlier))
+        forms = [(recalls, '')] + [
+            (collect(args.results / form, args.results / form), mark)
+            for form, mark in EARLIER.items()
+        ]
+        replace_between(PAGE, BEGIN, END, table(forms))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -141,28 +145,33 @@ def collect(folder: Path, reference: Path) -> dict[str, Recalls]:
     return out
 
 
-def table(now: dict[str, Recalls], earlier: dict[str, Recalls]) -> str:
-    """One row for each variant, with the difference to CRANE."""
-    now = {name: x for name, x in now.items() if x.keys() - {'crane'}}
-    lines = ['changed', *now], ['---'] * (1 + len(now))
+def table(forms: list[tuple[dict[str, Recalls], str]]) -> str:
+    """One row for each variant, with the difference to CRANE of the same form,
+    the latest one that has a result of it, and the mark of that form.
+    """
+    names = [name for name, x in forms[0][0].items() if x.keys() - {'crane'}]
+    lines = ['changed', *names], ['---'] * (1 + len(names))
     rows = [' | '.join(line) for line in lines]
     for group, variants in GROUPS.items():
         for variant in variants:
             label = f'{group}: {variant}'
             cells = [
-                cell(name, now[name], earlier.get(name, {}), slug(label))
-                for name in now
+                cell(
+                    name, slug(label), [(x.get(name, {}), m) for x, m in forms]
+                )
+                for name in names
             ]
             if any(text != '-' for text in cells):
                 rows.append(' | '.join([label, *cells]))
     return '\n'.join(f'| {row} |' for row in rows)
 
 
-def cell(name: str, now: Recalls, earlier: Recalls, label: str) -> str:
+def cell(name: str, label: str, forms: list[tuple[Recalls, str]]) -> str:
     """The mean and its difference, bold if it is one beyond that of seeds."""
-    recalls, mark = (now, '') if label in now else (earlier, '*')
-    if label not in recalls or 'crane' not in recalls:
+    known = [form for form in forms if {label, 'crane'} <= form[0].keys()]
+    if len(known) == 0:
         return '-'
+    recalls, mark = known[0]
     value, n = mean(recalls[label]), len(recalls[label])
     gain = value - mean(recalls['crane'])
     spread = SPREADS.get(name, max(SPREADS.values()))

@@ -238,8 +238,9 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
     user = torch.randn(num_users, width, requires_grad=True)
     item = torch.randn(num_items, width, requires_grad=True)
     out = model(data)
-    leaves = [x.detach().requires_grad_() for x in out[:2]]
-    out = type(out)(*leaves, None)
+    views = out.user_semantic, out.item_semantic
+    leaves = [x.detach().requires_grad_() for x in (*out[:2], *views)]
+    out = type(out)(*leaves[:2], None, *leaves[2:])
     pairs = batch(data)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for weight in model.parameters():
@@ -251,10 +252,10 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
 
     def smooth() -> Tensor:
         near = model.conv((item, None), *similar)
-        x, y = propagate(
-            model.conv, user, item, *graphs[:2], model.num_layers, near
-        )
-        return torch.cat([x.view(-1), y.view(-1)])
+        size = (num_items, num_users)
+        x, y = propagate(model.conv, user, item, *graphs[:2], model.num_layers)
+        x = x + model.conv((near, None), *graphs[1], size=size)
+        return torch.cat([x.view(-1), (y + near).view(-1)])
 
     runs = {
         'projection': backward(project),
@@ -269,12 +270,12 @@ def parts(data: HeteroData, repeats: int) -> list[Row]:
     flops, speed = ceilings(times)
     nodes, num_edges = num_users + num_items, adj[0].size(1)
     # Reads of each edge's row and weight, and one write of each output row:
-    spmm = 4 * num_edges * (4 * width + 12) + 2 * 4 * width * nodes
-    spmm += similar[0].size(1) * (4 * width + 12) + 4 * width * num_items
+    spmm = 5 * num_edges * (4 * width + 12) + 3 * 4 * width * nodes
+    spmm += similar[0].size(1) * (4 * width + 12)
     num_weights = sum(weight.numel() for weight in model.parameters())
     wide_product = num_items * sum(SIZES.values()) * d
     product = num_items * wide * d
-    contrast = 2 * 1024**2 * d
+    contrast = 2 * 1024**2 * width
     floors = {
         'projection': 2 * 2 * wide_product / flops,
         'RCA': 2 * (2 * num_items * wide**2 + 6 * product) / flops,

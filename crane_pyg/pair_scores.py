@@ -27,7 +27,8 @@ class PairScores(Module):
     A mask of an edge weighs its message wherever the edge carries one, in the
     propagation, the user profiles and the neighborhood. What the model learned
     about each user and each item counts among their features. Relations that
-    come of the embeddings, and not with :obj:`data`, are those without masks.
+    come of the embeddings, and not with :obj:`data`, and what scales the
+    neighborhood, are those without masks.
 
     .. code-block:: python
 
@@ -55,8 +56,8 @@ class PairScores(Module):
     Shapes:
         - **input:**
           user features :math:`(U, (1 + M) d)`, item features
-          :math:`(I, \sum_m d_m + d)`, as :meth:`inputs` returns them, and
-          pairs :math:`(2, P)`
+          :math:`(I, \sum_m d_m + (1 + M) d)`, as :meth:`inputs` returns
+          them, and pairs :math:`(2, P)`
         - **output:** scores :math:`(P)`
     """
 
@@ -88,7 +89,8 @@ class PairScores(Module):
         r"""Returns the features of all nodes, and all edges that matter."""
         preference = [self.model.preference[f'x_{m}'] for m in self.item_sizes]
         store = self.data[self.item]
-        users, items = preference, [store[f'x_{m}'] for m in self.item_sizes]
+        features = [store[f'x_{m}'] for m in self.item_sizes]
+        users, items = preference, [*features, *self.model.offset.values()]
         if self.model.user_id is not None and self.model.item_id is not None:
             users = [*users, self.model.user_id]
             items = [*items, self.model.item_id]
@@ -139,7 +141,9 @@ class PairScores(Module):
         if neighbors is None:
             return
         for (relation, weight), graph in zip(
-            self.model.neighbor_weights.items(), neighbors.graphs, strict=True
+            self.model._scaled_weights(out).items(),
+            neighbors.graphs,
+            strict=True,
         ):
             edge_type = (self.item, relation, self.item)
             if edge_type in self.data.edge_types:
@@ -163,14 +167,19 @@ class PairScores(Module):
         channels = self.model.channels
         users = x_dict[self.user].split(channels, dim=-1)
         sizes = list(self.item_sizes.values())
-        rest = x_dict[self.item].size(-1) - sum(sizes)
-        items = x_dict[self.item].split([*sizes, rest], dim=-1)
+        rest = [channels] * (
+            (x_dict[self.item].size(-1) - sum(sizes)) // channels
+        )
+        items = x_dict[self.item].split([*sizes, *rest], dim=-1)
         params = {}
         for name, user, x in zip(self.item_sizes, users, items, strict=False):
             params[f'preference.x_{name}'] = user
             given = self.data[self.item][f'x_{name}']
             x = x.to(given.dtype).masked_fill(given.isnan(), float('nan'))
             data[self.item][f'x_{name}'] = x
+        offsets = items[len(sizes) :]  # And the IDs, after them.
+        for name, offset in zip(self.model.offset, offsets, strict=False):
+            params[f'offset.{name}'] = offset
         if self.model.user_id is not None:
             params['user_id'], params['item_id'] = users[-1], items[-1]
         return data, params

@@ -145,27 +145,31 @@ def item_streams(model: CRANE, data: HeteroData) -> tuple[Tensor, Tensor]:
     """Returns the streams of all modalities, side by side, as they go into
     RCA and as they come out of it.
     """
-    modules = [model.rca] if model.rca else list(model.encoder.values())
+    if model.rca is None:
+        xs = [project(model, data, name) for name in model.in_channels]
+        return beside(xs), beside(xs)
     calls: list[tuple[Any, Any]] = []
-    hooks = [
-        module.register_forward_hook(
-            lambda _, args, out: calls.append((args[0], out))
-        )
-        for module in modules
-    ]
+    hook = model.rca.register_forward_hook(
+        lambda _, args, out: calls.append((args[0], out))
+    )
     try:
         model.eval()(data)
     finally:
-        for hook in hooks:
-            hook.remove()
-    if model.rca is None:  # A stream of zeros: this item lacks the modality.
-        xs = [out * x.any(dim=-1, keepdim=True) for x, out in calls]
-        calls = [(xs, xs)]
-    before, after = (
-        torch.cat([F.normalize(x, dim=-1) for x in xs], dim=-1).cpu()
-        for xs in calls[0]
-    )
-    return before, after
+        hook.remove()
+    before, after = calls[0]
+    return beside(before), beside(after)
+
+
+def project(model: CRANE, data: HeteroData, name: str) -> Tensor:
+    """Returns the stream of a modality without RCA, zeros if it is missing."""
+    x = data[model.edge_type[2]][f'x_{name}'].float().nan_to_num()
+    is_there = x.any(dim=-1, keepdim=True)
+    return model.encoder[f'x_{name}'](F.normalize(x, dim=-1)) * is_there
+
+
+def beside(xs: list[Tensor]) -> Tensor:
+    """Puts streams side by side, each scaled to unit length."""
+    return torch.cat([F.normalize(x, dim=-1) for x in xs], dim=-1).cpu()
 
 
 def t_sne(

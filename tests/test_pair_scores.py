@@ -23,7 +23,7 @@ from toys import (
 from crane_pyg.pair_scores import PairScores
 
 CO_RATED = ('item', 'co_rated', 'item')
-NODES = {'user': (USERS, 48), 'item': (ITEMS, 30)}
+NODES = {'user': (USERS, 48), 'item': (ITEMS, 62)}
 
 
 @pytest.mark.parametrize('kwargs', OPTIONS)
@@ -62,8 +62,42 @@ def test_masked_edge_changes_score(edge_type):
         weight = data[edge_type].edge_weight.clone()
         weight[4] = 0.0
         other[edge_type].edge_weight = weight
-        expected = all_scores(model, other)[tuple(pairs)]
-        torch.testing.assert_close(after, expected)
+        # What scales the neighborhood stays as it is:
+        with torch.no_grad():
+            out, masked = model.eval()(data), model(other)
+        expected = masked.user @ masked.item.t()
+        users = torch.arange(USERS)
+        expected = model.neighborhood(other, out).add_to(expected, users)
+        torch.testing.assert_close(after, expected[tuple(pairs)])
+
+
+@pytest.mark.parametrize('kwargs', [{}, {'num_item_layers': 0}])
+def test_gradients_are_those_of_the_model(kwargs):
+    r"""What is learned about items stands behind their features, in order."""
+    kwargs = {**kwargs, 'neighbor_weights': {'co_rated': 2.0}}
+    data, model = get_data(), get_model(**kwargs).eval()
+    scores, (users, items) = PairScores(model, data), torch.randint(30, (2, 9))
+    x, edge_index = scores.inputs()
+    x = {key: value.requires_grad_() for key, value in x.items()}
+    scores(x, edge_index, torch.stack([users, items])).sum().backward()
+
+    out = model(data)
+    learned = [*model.preference.values(), model.user_id]
+    learned += [*model.offset.values(), model.item_id]
+    grads = torch.autograd.grad(
+        (out.user[users] * out.item[items]).sum(), learned
+    )
+    assert all(grad.any() for grad in grads)
+    features, rest = x['item'].grad.split([14, 48], dim=1)
+    assert features.any()
+    torch.testing.assert_close(x['user'].grad, torch.cat(grads[:3], dim=1))
+    torch.testing.assert_close(rest, torch.cat(grads[3:], dim=1))
+    # Of features, nothing but their direction counts:
+    along = features * x['item'].detach()[:, :14]
+    for part in along.split([8, 6], dim=1):
+        torch.testing.assert_close(
+            part.sum(dim=1), torch.zeros(ITEMS), atol=1e-5, rtol=0
+        )
 
 
 def explain(algorithm, node_mask_type, edge_mask_type, model=None):

@@ -7,6 +7,7 @@ from torch_geometric.data import HeteroData
 
 from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn import CRANE, CRANEOutput, SampledSoftmaxLoss
+from crane_pyg.ranking import product_std
 from crane_pyg.transforms import ReduceFeatures
 
 from .base import Model, Recipe
@@ -32,7 +33,7 @@ class CRANEModel(Model):
     """
 
     recipe = Recipe(
-        num_negatives=4, edge_dropping=0.8, lambda_reg=3e-3, disjoint=True
+        num_negatives=4, edge_dropping=0.8, lambda_reg=3e-2, disjoint=True
     )
 
     def __init__(
@@ -158,8 +159,8 @@ class Softmax(torch.nn.Module):
 
 
 def add_neighborhood(peer: type[Model]) -> type[Model]:
-    r"""Gives the neighborhood of CRANE to a peer, with its weights times
-    :obj:`scale`, as the inner products of peers are of another size.
+    r"""Gives the neighborhood of CRANE to a peer, each of its graphs with the
+    weight 7 times :obj:`scale`, which is tuned.
     """
 
     class WithNeighborhood(peer):
@@ -172,9 +173,10 @@ def add_neighborhood(peer: type[Model]) -> type[Model]:
         def neighborhood(self, data: HeteroData) -> Neighborhood | None:
             # It depends on no parameter of the model:
             crane = CRANE(*self.size, in_channels={'none': 1}, channels=1)
+            weight = 7 * self.scale / float(product_std(self.user, self.item))
             for relation in crane.neighbor_weights:
-                crane.neighbor_weights[relation] *= self.scale
-            out = CRANEOutput(self.user, self.item, None)
+                crane.neighbor_weights[relation] = weight
+            out = CRANEOutput(self.user, self.item)
             return crane.neighborhood(data, out)
 
     return WithNeighborhood

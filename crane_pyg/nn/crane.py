@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Final, NamedTuple, cast
 
 import torch
@@ -27,8 +28,7 @@ from crane_pyg.nn.loss import hardest_negative, info_nce_loss
 from crane_pyg.nn.pretrained import PretrainedMixin
 from crane_pyg.nn.propagate import Graph, propagate
 from crane_pyg.nn.rca import MODES, RCA
-from crane_pyg.nn.unit import unit
-from crane_pyg.ranking import top_k
+from crane_pyg.ranking import product_std, top_k
 from crane_pyg.transforms import BuildDualGraph, knn_item_graph
 from crane_pyg.transforms._utils import check_edge_type
 
@@ -38,13 +38,16 @@ REFINED: Final = 'refined'
 
 class CRANEOutput(NamedTuple):
     r"""What :class:`CRANE` returns: the embeddings whose inner product ranks
-    items for users, and the profiles of the users, summed over the modalities,
-    if the model has any.
+    items for users; the profiles of the users, summed over the modalities, if
+    the model has any; and the semantic views of the users and of the items,
+    what the item graph adds to their embeddings, if there is one.
     """
 
     user: Tensor
     item: Tensor
-    profile: Tensor | None
+    profile: Tensor | None = None
+    user_semantic: Tensor | None = None
+    item_semantic: Tensor | None = None
 
 
 class CRANE(PretrainedMixin, torch.nn.Module):
@@ -53,42 +56,48 @@ class CRANE(PretrainedMixin, torch.nn.Module):
     <https://arxiv.org/abs/2601.11151>`_ paper.
 
     Users and items have one vector, a *stream*, in every modality :math:`m`.
-    That of an item is a projection of its features, which :class:`RCA` refines
-    across the modalities if there is a :obj:`mode`; that of a user is a learned
-    preference :math:`\mathbf{q}_{u,m}`, with :obj:`profile="input"` plus the
-    mean of the items it is connected to (the symmetric user profile), behind a
-    gate :math:`g_m` that starts at zero:
+    That of an item is a projection of its features
+    :math:`\hat{\mathbf{f}}_{i,m}`, scaled to unit length, which :class:`RCA`
+    refines across the modalities if there is a :obj:`mode`, plus an offset
+    :math:`\mathbf{o}_{i,m}`, which learns what the features do not say; that of
+    a user is a learned preference :math:`\mathbf{q}_{u,m}`, with
+    :obj:`profile="input"` plus the mean of the items it is connected to (the
+    symmetric user profile), behind a gate :math:`g_m` that starts at zero:
 
     .. math::
-        \mathbf{x}_{i,m} &= \mathrm{RCA}(\mathbf{W}_m \mathbf{f}_{i,m} +
-        \mathbf{b}_m)
+        \mathbf{x}_{i,m} &= \mathrm{RCA}(\mathbf{W}_m
+        \hat{\mathbf{f}}_{i,m} + \mathbf{b}_m) + \mathbf{o}_{i,m}
 
         \mathbf{x}_{u,m} &= \mathbf{q}_{u,m} + g_m \, \frac{1}{d_u}
         \sum_{i \in \mathcal{N}(u)} \mathbf{x}_{i,m}
 
     Features in half precision are projected in it, which saves half of their
     memory and, where the hardware multiplies :obj:`bfloat16`, most of the time
-    that wide ones take. All are scaled to unit length. A further stream holds
-    the ID embeddings. All streams, side by side, are propagated over both
-    graphs:
+    that wide ones take. A further stream holds the ID embeddings. All streams,
+    side by side, are propagated over both graphs, which gives a behavior view
+    :math:`\mathbf{B}` and a semantic view :math:`\mathbf{N}` of users and
+    items, whose sum embeds them:
 
     .. math::
         \mathbf{X}^{(l+1)} = \hat{\mathbf{A}} \mathbf{X}^{(l)}, \qquad
-        \mathbf{X} = \frac{1}{L+1} \sum_{l=0}^{L} \mathbf{X}^{(l)}, \qquad
-        \mathbf{X}_{\mathcal{I}} \leftarrow \mathbf{X}_{\mathcal{I}} +
+        \mathbf{B} = \frac{1}{L+1} \sum_{l=0}^{L} \mathbf{X}^{(l)}, \qquad
+        \mathbf{N}_{\mathcal{I}} =
         \mathbf{S}^{K} \mathbf{X}^{(0)}_{\mathcal{I}}, \qquad
-        \mathbf{X}_{\mathcal{U}} \leftarrow \mathbf{X}_{\mathcal{U}} +
-        \hat{\mathbf{R}} \mathbf{S}^{K} \mathbf{X}^{(0)}_{\mathcal{I}}
+        \mathbf{N}_{\mathcal{U}} =
+        \hat{\mathbf{R}} \mathbf{N}_{\mathcal{I}}, \qquad
+        \mathbf{X} = \mathbf{B} + \mathbf{N}
 
     with the normalized user-item graph :math:`\hat{\mathbf{A}}`, its edges to
     the users :math:`\hat{\mathbf{R}}`, and the item graph :math:`\mathbf{S}`,
     see :class:`~crane_pyg.transforms.BuildDualGraph`. Items are ranked by
 
     .. math::
-        \hat{r}_{ui} = \mathbf{x}_u^{\top} \mathbf{x}_i +
+        \hat{r}_{ui} = \mathbf{x}_u^{\top} \mathbf{x}_i + \sigma
         \sum_{j \in \mathcal{N}(u)} \sum_g \omega_g s^{(g)}_{ji}
 
-    where the second part, see :meth:`neighborhood`, takes no part in training.
+    where :math:`\sigma` is the standard deviation of the inner products of all
+    users and items. The second part, see :meth:`neighborhood`, takes no part in
+    training.
 
     Args:
         num_users (int): The number of users.
@@ -101,11 +110,11 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         num_item_layers (int, optional): The number of layers :math:`K` over
             the item graph; :obj:`0` leaves it out. (default: :obj:`1`)
         use_id (bool, optional): If set to :obj:`False`, there is no stream of
-            ID embeddings: an item is nothing but its features, and there is
-            no behavior view. (default: :obj:`True`)
+            ID embeddings and there are no offsets: an item is nothing but its
+            features. (default: :obj:`True`)
         profile (str, optional): Where user profiles enter: the streams of the
-            users (:obj:`"input"`), the semantic view for the contrastive
-            objective only (:obj:`"contrast"`), or nowhere (:obj:`None`).
+            users (:obj:`"input"`), their semantic view in the contrastive
+            objective (:obj:`"contrast"`), or nowhere (:obj:`None`).
             (default: :obj:`None`)
         mode (str, optional): The mode of :class:`RCA`, or :obj:`None` to leave
             it out. One modality alone has nothing to attend to, and leaves it
@@ -122,7 +131,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             items whose edges add to the scores, and their weights
             :math:`\omega_g`; empty for none. The edges of :obj:`"refined"`
             are those of nearest neighbors by the embeddings of the model.
-            (default: :obj:`7.0` for each of :obj:`"co_rated"`,
+            (default: :obj:`9.0` for each of :obj:`"co_rated"`,
             :obj:`item_edge` and :obj:`"refined"`)
         num_new_items (int, optional): The number of items, the last ones, that
             are not trained, see :meth:`extend`. (default: :obj:`0`)
@@ -194,7 +203,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         self.item_edge = item_edge
         if neighbor_weights is None:
             relations = ('co_rated', item_edge, REFINED)
-            neighbor_weights = dict.fromkeys(relations, 7.0)
+            neighbor_weights = dict.fromkeys(relations, 9.0)
         for relation, weight in neighbor_weights.items():
             check_finite(f"neighbor_weights['{relation}']", weight)
         self.neighbor_weights = dict(neighbor_weights)
@@ -212,9 +221,13 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 for name in in_channels
             }
         )
+        self.offset = ParameterDict()
         self.user_id: Parameter | None = None
         self.item_id: Parameter | None = None
         if use_id:
+            for name in in_channels:
+                offset = torch.empty(num_items, channels)
+                self.offset[f'x_{name}'] = offset
             self.user_id = Parameter(torch.empty(num_users, channels))
             self.item_id = Parameter(torch.empty(num_items, channels))
         self.gate: Parameter | None = None
@@ -233,7 +246,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         reset(self.encoder)
         if self.rca is not None:
             self.rca.reset_parameters()
-        for weight in (*self.preference.values(), self.user_id, self.item_id):
+        tables = (*self.preference.values(), *self.offset.values())
+        for weight in (*tables, self.user_id, self.item_id):
             if weight is not None:
                 torch.nn.init.xavier_uniform_(weight)
         zeros(self.gate)
@@ -259,45 +273,23 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         if self.item_id is not None:
             item_in = torch.cat([self.item_id, item_in], dim=-1)
 
-        near = item_in if self.num_item_layers > 0 else None
-        for _ in range(self.num_item_layers):
-            near = self.conv((near, None), *to_similar[0])
         user, item = propagate(
-            self.conv,
-            user_in,
-            item_in,
-            to_item,
-            to_user,
-            self.num_layers,
-            near,
+            self.conv, user_in, item_in, to_item, to_user, self.num_layers
         )
+        user_near, item_near = None, None
+        if self.num_item_layers > 0:
+            item_near = item_in
+            for _ in range(self.num_item_layers):
+                item_near = self.conv((item_near, None), *to_similar[0])
+            user_near = self.conv(
+                (item_near, None), *to_user, size=self.size[::-1]
+            )
+            user, item = user + user_near, item + item_near
         if self.num_new_items > 0:
             new = (self.num_new_items, self.neighbor_share)
             item = lend(item, *to_similar[0], *new)
         total = None if profile is None else profile.sum(dim=1)
-        return CRANEOutput(user, item, total)
-
-    def views(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Splits embeddings into their behavior view, the stream of the IDs,
-        and their semantic view, the sum of the streams of the modalities.
-
-        Args:
-            x (torch.Tensor): Embeddings of users or of items
-                :math:`(*, (1 + M) d)`.
-
-        Returns:
-            tuple[torch.Tensor, torch.Tensor]: Both views :math:`(*, d)`.
-
-        Raises:
-            ValueError: If the model has no ID stream.
-        """
-        if self.user_id is None:
-            raise ValueError(
-                "The behavior view needs the ID stream (got 'use_id=False'); "
-                "'contrast_weight=0' leaves out the objective that compares it"
-            )
-        behavior, *semantic = x.split(self.channels, dim=-1)
-        return behavior, torch.stack(semantic).sum(dim=0)
+        return CRANEOutput(user, item, total, user_near, item_near)
 
     def loss(
         self,
@@ -305,8 +297,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         user_index: Tensor,
         pos_index: Tensor,
         neg_index: Tensor,
-        lambda_reg: float = 3e-3,
-        contrast_weight: float = 1e-3,
+        lambda_reg: float = 3e-2,
+        contrast_weight: float = 1e-2,
         temperature: float = 0.2,
         contrast_size: int = 1024,
     ) -> Tensor:
@@ -320,8 +312,10 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             \mathcal{L}_{\text{InfoNCE}}(\mathcal{I}) \right)
 
         BPR takes the negative that scores highest among those given. InfoNCE
-        compares the two views (see :meth:`views`) of the users and of the
-        items of the mini-batch.
+        compares the behavior view and the semantic view of the users and of
+        the items of the mini-batch; with :obj:`profile="contrast"`, it is the
+        profiles that the modalities of the users' behavior view, summed, are
+        compared with.
 
         Args:
             out (CRANEOutput): The output of the forward pass.
@@ -331,9 +325,9 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 or :math:`(B)`.
             lambda_reg (float, optional): The :math:`L_2` regularization
                 strength :math:`\lambda` of the users and of their items.
-                (default: :obj:`3e-3`)
+                (default: :obj:`3e-2`)
             contrast_weight (float, optional): :math:`\lambda_c`; :obj:`0`
-                leaves the contrastive objective out. (default: :obj:`1e-3`)
+                leaves the contrastive objective out. (default: :obj:`1e-2`)
             temperature (float, optional): The temperature of InfoNCE.
                 (default: :obj:`0.2`)
             contrast_size (int, optional): The number of pairs InfoNCE takes,
@@ -343,7 +337,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         Raises:
             ValueError: If there is no pair, if items are of another shape,
                 if a value is out of its range, or if there is an objective for
-                views, and the model has no ID stream.
+                views, and the model has no layer over the item graph.
         """
         check_least(
             0,
@@ -368,16 +362,40 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         )
         if contrast_weight > 0:
             n = contrast_size
-            user_views, item_views = self.views(user[:n]), self.views(pos[:n])
-            if self.profile == 'contrast':
-                profile = cast(Tensor, out.profile)
-                profile = F.embedding(user_index[:n], profile)
-                user_views = (user_views[0], profile)
-            loss = loss + contrast_weight * (
-                info_nce_loss(*user_views, temperature, user_index[:n])
-                + info_nce_loss(*item_views, temperature, pos_index[:n])
+            index = user_index[:n], pos_index[:n]
+            views = self._views(out, *index, user[:n], pos[:n])
+            loss = loss + contrast_weight * sum(
+                info_nce_loss(*pair, temperature, nodes)
+                for pair, nodes in zip(views, index, strict=True)
             )
         return loss
+
+    def _views(
+        self,
+        out: CRANEOutput,
+        user_index: Tensor,
+        item_index: Tensor,
+        user: Tensor,
+        item: Tensor,
+    ) -> list[tuple[Tensor, Tensor]]:
+        r"""Returns the behavior view and the semantic view of some users, and
+        those of some items, from their embeddings.
+        """
+        if out.user_semantic is None or out.item_semantic is None:
+            raise ValueError(
+                'The semantic view needs the item graph (got '
+                "'num_item_layers=0'); 'contrast_weight=0' leaves out the "
+                'objective that compares it'
+            )
+        user_near = F.embedding(user_index, out.user_semantic)
+        item_near = F.embedding(item_index, out.item_semantic)
+        user, item = user - user_near, item - item_near
+        if self.profile == 'contrast':
+            # IDs have no profile, and stand before the modalities:
+            size = len(self.in_channels) * self.channels
+            user = self._by_modality(user[:, -size:]).sum(dim=1)
+            user_near = F.embedding(user_index, cast(Tensor, out.profile))
+        return [(user, user_near), (item, item_near)]
 
     @torch.no_grad()
     def neighborhood(
@@ -398,7 +416,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         if len(self.neighbor_weights) == 0:
             return None
         item, graphs = self.edge_type[2], []
-        for relation, weight in self.neighbor_weights.items():
+        for relation, weight in self._scaled_weights(out).items():
             if relation == REFINED:
                 graph = self._refined_graph(out.item)
             else:
@@ -406,6 +424,14 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             graphs.append((*graph, weight))
         history = data[self.edge_type].edge_index
         return Neighborhood(history, graphs, self.size)
+
+    def _scaled_weights(self, out: CRANEOutput) -> dict[str, float]:
+        r"""Returns the weights of the relations times :math:`\sigma`."""
+        scale = float(product_std(out.user.detach(), out.item.detach()))
+        return {
+            relation: weight * scale
+            for relation, weight in self.neighbor_weights.items()
+        }
 
     @torch.no_grad()
     def recommend(
@@ -522,26 +548,32 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                     f'{[self.num_items, size]} '
                     f'(got {None if x is None else list(x.size())})'
                 )
-            x, mask = self._features(f'x_{name}', x, self._precision(x))
+            x, mask, scale = self._features(f'x_{name}', x, self._precision(x))
             x = F.dropout(x, self.dropout, self.training)
-            x = unit(self._project(name, x))
+            x = self._project(name, x, scale)
             xs.append(x if mask is None else x * mask.unsqueeze(-1))
             masks.append(mask)
-        if self.rca is None:
+        if self.rca is not None:
+            xs = self.rca(xs, _fill_masks(xs, masks))
+        if len(self.offset) == 0:
             return xs
-        return [unit(x) for x in self.rca(xs, _fill_masks(xs, masks))]
+        return [
+            x + offset
+            for x, offset in zip(xs, self.offset.values(), strict=True)
+        ]
 
     def _precision(self, x: Tensor) -> torch.dtype:
         r"""Half precision stays; all other features take that of the model."""
         return x.dtype if x.dtype in HALF else next(self.parameters()).dtype
 
-    def _project(self, name: str, x: Tensor) -> Tensor:
+    def _project(self, name: str, x: Tensor, scale: Tensor) -> Tensor:
         linear = cast(Linear, self.encoder[f'x_{name}'])
-        dtype = linear.weight.dtype
-        if x.dtype == dtype:  # Unless autocast says otherwise.
-            return cast(Tensor, linear(x)).to(dtype)
-        with torch.autocast(x.device.type, x.dtype):
-            return cast(Tensor, linear(x)).to(dtype)
+        weight, bias = linear.weight, linear.bias
+        # Unless autocast says otherwise:
+        half = x.dtype != weight.dtype
+        with torch.autocast(x.device.type, x.dtype) if half else nullcontext():
+            x = F.linear(x, weight).to(weight.dtype)
+        return torch.addcmul(bias, x, scale.to(x.dtype))
 
     def _profile(self, x: Tensor, to_user: Tensor) -> Tensor:
         user = as_plain(to_user)[1]
@@ -561,7 +593,6 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 torch.addcmul(*streams)
                 for streams in zip(users, self.gate, profiles, strict=True)
             ]
-        users = [unit(user) for user in users]
         if self.user_id is not None:
             users = [self.user_id, *users]
         return torch.cat(users, dim=-1)

@@ -43,6 +43,8 @@ def extend(model: CRANE, data: HeteroData) -> CRANE:
     )
     for name, weight in model.preference.items():
         model.preference[name] = _pad(weight, size[0])
+    for name, weight in model.offset.items():
+        model.offset[name] = _pad(weight, size[1])
     if model.user_id is not None and model.item_id is not None:
         model.user_id = _pad(model.user_id, size[0])
         model.item_id = _pad(model.item_id, size[1])

@@ -1,7 +1,7 @@
 r"""What training needs of features at every step, worked out once."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from weakref import ref
 
 import torch
@@ -9,19 +9,25 @@ from torch import Tensor
 
 from crane_pyg._rows import largest_entry
 
+LIMIT: Final = 256.0
+
 
 class Features(NamedTuple):
-    r"""The features of all rows, zero in those that are missing, and which
-    rows are there :math:`(N)`; :obj:`None` if all of them are.
+    r"""The features of all rows, zero in those that are missing, and of any
+    length in others; which rows are there :math:`(N)`, :obj:`None` if all of
+    them are; and what scales rows to unit length :math:`(N, 1)`.
     """
 
     x: Tensor
     mask: Tensor | None
+    scale: Tensor
 
 
 def fill_missing(x: Tensor, name: str, dtype: torch.dtype) -> Features:
     r"""Returns features of a type. Rows that hold a NaN or only zeros are
-    missing, and filled up. Where nothing changes, nothing is copied.
+    missing, and filled up. Those of very large or very small entries, whose
+    squares or products may be out of range, are divided by the largest. Where
+    nothing changes, nothing is copied.
     """
     x = x.to(dtype)
     largest = largest_entry(x.detach())
@@ -30,13 +36,28 @@ def fill_missing(x: Tensor, name: str, dtype: torch.dtype) -> Features:
             f"'{name}' needs to hold no infinite entries (got 'inf')"
         )
     mask = largest > 0  # Drops NaN as well.
+    extreme = (largest > LIMIT) | (mask & (largest < 1 / LIMIT))
+    if bool(extreme.any()):
+        x = x / largest.where(extreme, 1.0).unsqueeze(-1)
     if bool(mask.all()):
-        return Features(x, None)
-    return Features(x.masked_fill(~mask.unsqueeze(-1), 0.0), mask)
+        return Features(x, None, unit_scale(x))
+    x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
+    return Features(x, mask, unit_scale(x))
+
+
+def unit_scale(x: Tensor) -> Tensor:
+    r"""Returns what scales rows to unit length :math:`(N, 1)`, in single
+    precision or better; rows of zeros stay as they are.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float)
+    norm: Tensor = torch.linalg.vector_norm(
+        x, dim=-1, keepdim=True, dtype=dtype
+    )
+    return norm.where(norm > 0, 1.0).reciprocal()
 
 
 State = tuple[int, torch.dtype]
-Entry = tuple[ref[Tensor], State, Features | None]
+Entry = tuple[ref[Tensor], State, Tensor | None, Tensor | None, Tensor]
 
 
 class FeatureCache:
@@ -64,6 +85,8 @@ class FeatureCache:
         if entry is None or entry[0]() is not x or entry[1] != state:
             kept = fill_missing(x, name, dtype)
             # What is the tensor itself would keep it alive:
-            entry = ref(x), state, None if kept.x is x else kept
+            filled = None if kept.x is x else kept.x
+            entry = ref(x), state, filled, kept.mask, kept.scale
             self._entries[name] = entry
-        return Features(x, None) if entry[2] is None else entry[2]
+        _, _, filled, mask, scale = entry
+        return Features(x if filled is None else filled, mask, scale)

@@ -108,7 +108,8 @@ def test_table(monkeypatch):
         'fair': {'crane': [0.2], 'steps-2': [0.1943], 'steps-3': [0.1, 0.2]},
     }
     earlier = {'shop': {'crane': [0.4], 'steps-2': [0.5], 'steps-3': [0.4028]}}
-    assert ablation.table(now, earlier).splitlines() == [
+    forms = [(now, ''), ({}, '+'), (earlier, '*')]
+    assert ablation.table(forms).splitlines() == [
         '| changed | shop | fair |',
         '| --- | --- | --- |',
         '| Steps: 2 | 0.3075 (**+0.0025**) | 0.1943 (**-0.0057**) |',
@@ -116,5 +117,7 @@ def test_table(monkeypatch):
     ]
     now['shop']['steps-2'], now['fair']['steps-2'] = [0.3074], [0.1944]
     row = '| Steps: 2 | 0.3074 (+0.0024) | 0.1944 (-0.0056) |'
-    assert ablation.table(now, earlier).splitlines()[2] == row
-    assert ablation.cell('shop', {}, {}, 'steps-2') == '-'
+    assert ablation.table(forms).splitlines()[2] == row
+    forms[1][0]['shop'] = {'crane': [0.5], 'steps-3': [0.5]}
+    assert '| Steps: 3 | 0.5000 (+0.0000)+ |' in ablation.table(forms)
+    assert ablation.cell('shop', 'steps-2', [({}, '')]) == '-'

@@ -410,11 +410,14 @@ def test_peer_with_the_neighborhood_of_crane(name):
         torch.zeros(NUM_USERS, NUM_ITEMS), users
     )
     crane = models.CRANEModel(data)
-    full = crane.model.neighborhood(
-        data, CRANEOutput(*embeddings, embeddings[0])
-    ).add_to(torch.zeros(NUM_USERS, NUM_ITEMS), users)
+    full = crane.model.neighborhood(data, CRANEOutput(*embeddings)).add_to(
+        torch.zeros(NUM_USERS, NUM_ITEMS), users
+    )
     assert full.sum() > 0
-    torch.testing.assert_close(score, full / 2)
+    products = embeddings[0] @ embeddings[1].t()
+    weight = crane.model.neighbor_weights['co_rated']
+    scale = 7 * 0.5 / (weight * products.std(unbiased=False))
+    torch.testing.assert_close(score, full * scale)
 
 
 @pytest.mark.parametrize(

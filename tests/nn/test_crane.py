@@ -67,11 +67,11 @@ def assert_close(out, expected):
 
 def assert_equal(outs, expected):
     for x, y in zip(outs, expected, strict=True):
-        assert torch.equal(x, y)
+        assert x is y is None or torch.equal(x, y)
 
 
 def tensors(out):
-    r"""What a model returns; without profiles, there are none."""
+    r"""What a model returns; not every one has profiles or an item graph."""
     assert all(x is not None for x in out[:2])
     return [x for x in out if x is not None]
 
@@ -114,8 +114,9 @@ def test_crane_variants(num_modalities, use_id, profile, mode):
         assert out.profile is None
     else:
         assert out.profile.size() == (NUM_USERS, CHANNELS)
+    assert len(model.offset) == num_modalities * use_id
     assert (model.rca is not None) == (mode is not None and num_modalities > 1)
-    assert_learns(model, data, contrast_weight=0.1 if use_id else 0)
+    assert_learns(model, data, contrast_weight=0.1)
 
 
 @pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16])
@@ -134,7 +135,7 @@ def test_crane_of_features_in_half_precision(dtype, missing):
         torch.testing.assert_close(x, y, atol=tol, rtol=tol)
     assert_learns(model, half, contrast_weight=0.1)
     model.to(dtype)  # Nothing is left to be converted.
-    assert model._project('image', half['item'].x_image).dtype == dtype
+    assert all(x.dtype == dtype for x in model._encode_items(half))
 
 
 @pytest.mark.parametrize('num_layers', [0, 2])
@@ -145,7 +146,10 @@ def test_crane_num_layers(num_layers, num_item_layers):
     out = model(data)
     assert out.user.size() == (NUM_USERS, 3 * CHANNELS)
     assert out.item.size() == (NUM_ITEMS, 3 * CHANNELS)
-    assert_learns(model, data, contrast_weight=0.1)
+    has_views = num_item_layers > 0
+    assert (out.user_semantic is not None) == has_views
+    assert (out.item_semantic is not None) == has_views
+    assert_learns(model, data, contrast_weight=0.1 * has_views)
 
 
 @pytest.mark.parametrize('num_steps', [1, 3])
@@ -182,19 +186,20 @@ def dense_forward(model, data):
         x = data['item'][f'x_{name}'].double()
         present.append(~x.isnan().any(dim=1))
         linear = model.encoder[f'x_{name}']
-        items.append(unit(x.nan_to_num() @ linear.weight.t() + linear.bias))
+        items.append(unit(x.nan_to_num()) @ linear.weight.t() + linear.bias)
     if model.rca is not None:
         items = model.rca(items, present)
-        items = [unit(x) for x in items]
-    for x, mask in zip(items, present, strict=True):
-        x[~mask] = 0.0
+    items = [
+        x.where(mask.unsqueeze(1), 0.0) + model.offset.get(f'x_{name}', 0.0)
+        for x, mask, name in zip(items, present, model.in_channels, strict=True)
+    ]
 
     users, profiles = [], []
     for n, name in enumerate(model.in_channels):
         user = model.preference[f'x_{name}']
         if model.profile == 'input':
             user = user + model.gate[n] * (mean @ items[n])
-        users.append(unit(user))
+        users.append(user)
         profiles.append(mean @ items[n])
     if model.user_id is not None:
         users, items = [model.user_id, *users], [model.item_id, *items]
@@ -212,14 +217,16 @@ def dense_forward(model, data):
         torch.linalg.matrix_power(square, n)
         for n in range(model.num_layers + 1)
     ]
-    user, item = (torch.stack(powers).mean(dim=0) @ x0).split(adj.size())
-    if model.num_item_layers > 0:
-        # Rows of the matrix are sources, which is transposed to the formula:
-        hops = torch.linalg.matrix_power(similar.t(), model.num_item_layers)
-        message = hops @ x0[NUM_USERS:]
-        user, item = user + adj @ message, item + message
-    outs = [user, item]
-    return outs if model.profile is None else [*outs, sum(profiles)]
+    behavior = (torch.stack(powers).mean(dim=0) @ x0).split(adj.size())
+    profile = None if model.profile is None else sum(profiles)
+    if model.num_item_layers == 0:
+        return CRANEOutput(*behavior, profile)
+    # Rows of the matrix are sources, which is transposed to the formula:
+    hops = torch.linalg.matrix_power(similar.t(), model.num_item_layers)
+    message = hops @ x0[NUM_USERS:]
+    semantic = adj @ message, message
+    total = [b + s for b, s in zip(behavior, semantic, strict=True)]
+    return CRANEOutput(*total, profile, *semantic)
 
 
 @pytest.mark.parametrize(
@@ -228,6 +235,7 @@ def dense_forward(model, data):
         {'num_layers': 2, 'num_item_layers': 1},
         {'num_layers': 3, 'num_item_layers': 2, 'profile': 'contrast'},
         {'num_layers': 0, 'num_item_layers': 0, 'mode': None},
+        {'num_layers': 2, 'num_item_layers': 1, 'mode': None},
         {'num_layers': 0, 'num_item_layers': 1},
         {'num_layers': 1, 'num_item_layers': 1, 'use_id': False},
         {'num_layers': 2, 'num_item_layers': 1, 'mode': 'token'},
@@ -245,7 +253,9 @@ def test_crane_equals_dense(kwargs):
             data['item'][f'x_{name}'] = data['item'][f'x_{name}'].double()
     model(data)  # Takes statistics in.
     model.eval()
-    outs, expected = tensors(model(data)), dense_forward(model, data)
+    outs, expected = model(data), dense_forward(model, data)
+    assert [x is None for x in outs] == [x is None for x in expected]
+    outs, expected = tensors(outs), tensors(expected)
     weights = [torch.randn_like(x) for x in expected]
     grads = [
         torch.autograd.grad(
@@ -274,14 +284,22 @@ def test_crane_missing_modalities(profile, mode):
     kwargs = {'profile': profile, 'mode': mode, 'dropout': 0.1}
     assert_learns(get_model(**kwargs), data, contrast_weight=0.1)
 
-    # Without propagation, the stream of a lacking modality is zero:
+    # Without propagation, the stream of a lacking modality is its offset:
     model = get_model(num_layers=0, num_item_layers=0, **kwargs)
+    plain = get_model(num_layers=0, num_item_layers=0, use_id=False, **kwargs)
     for _ in range(2):
         streams = model(data).item.split(CHANNELS, dim=1)[1:]
-        for stream, mask in zip(streams, missing, strict=True):
-            assert not stream[mask].any()
-            assert stream[~mask].any(dim=1).all()
+        zeros = plain(data).item.split(CHANNELS, dim=1)
+        for name, stream, zero, mask in zip(
+            get_sizes(), streams, zeros, missing, strict=True
+        ):
+            offset = model.offset[f'x_{name}']
+            assert torch.equal(stream[mask], offset[mask])
+            assert not torch.isclose(stream, offset)[~mask].all(dim=1).any()
+            assert not zero[mask].any()
+            assert zero[~mask].any(dim=1).all()
         model.eval()
+        plain.eval()
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -300,12 +318,13 @@ def test_crane_isolated_users_and_items(mode):
     assert not out.profile[5].any()
     assert out.profile[4].any()
     # Nobody sends them anything, and they still have their own streams:
-    behavior, semantic = model.views(out.user[5:6])
-    assert_close(behavior[0], model.user_id[5] / 3)
-    assert semantic.any()
-    behavior, semantic = model.views(out.item[9:10])
-    assert_close(behavior[0], model.item_id[9] / 3)
-    assert not semantic.any()
+    for n, x, own, first in [
+        (5, out.user, model.preference, model.user_id),
+        (9, out.item, model.offset, model.item_id),
+    ]:
+        own = torch.cat([first, *own.values()], dim=1)
+        assert own[n].any()
+        assert_close(x[n], own[n] / 3)
     assert model.recommend(data, torch.tensor([5]), k=NUM_ITEMS).min() >= 0
 
 
@@ -337,23 +356,16 @@ def test_crane_reset_parameters():
     assert_equal(model.state_dict().values(), other.state_dict().values())
 
 
-def test_crane_views():
-    model = get_model(num_modalities=3)
-    x = torch.randn(5, 4 * CHANNELS)
-    streams = [x[:, n * CHANNELS : (n + 1) * CHANNELS] for n in range(4)]
-    behavior, semantic = model.views(x)
-    assert torch.equal(behavior, streams[0])
-    assert_close(semantic, streams[1] + streams[2] + streams[3])
-
-
-def test_crane_views_need_ids():
-    model = get_model(use_id=False)
-    data = get_data()
-    match = r"needs the ID stream \(got 'use_id=False'\)"
-    with pytest.raises(ValueError, match=match):
-        model.views(torch.randn(5, 2 * CHANNELS))
-    with pytest.raises(ValueError, match=match):
-        model.loss(model(data), *get_batch(data), contrast_weight=0.1)
+def test_crane_views_need_the_item_graph():
+    data, model = get_data(), get_model(num_item_layers=0)
+    out, batch = model(data), get_batch(data)
+    match = r"needs the item graph \(got 'num_item_layers=0'\)"
+    for kwargs in ({}, {'contrast_weight': 0.1}):
+        with pytest.raises(ValueError, match=match):
+            model.loss(out, *batch, **kwargs)
+    loss = model.loss(out, *batch, lambda_reg=0.1, contrast_weight=0)
+    expected = naive_loss(model, out, *batch, 0.1, 0, 1.0)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def naive_info_nce(x, y, index, temperature):
@@ -368,7 +380,9 @@ def naive_info_nce(x, y, index, temperature):
     return total / (2 * size)
 
 
-def naive_loss(model, out, user, pos, neg, reg, weight, temperature):
+def naive_loss(
+    model, out, user, pos, neg, reg, weight, temperature, behaviors=None
+):
     scores = (out.user @ out.item.t()).tolist()
     hardest = [
         max(row, key=lambda j, u=u: scores[u][j])
@@ -385,29 +399,34 @@ def naive_loss(model, out, user, pos, neg, reg, weight, temperature):
     if weight == 0:
         return loss
 
-    user_views, item_views = [
-        [x[:, :CHANNELS], x[:, CHANNELS:].unflatten(1, (-1, CHANNELS)).sum(1)]
-        for x in (out.user[user], out.item[pos])
-    ]
-    if model.profile == 'contrast':
-        user_views[1] = out.profile[user]
-    user_views, item_views = (
-        [view.detach() for view in views] for views in (user_views, item_views)
-    )
-    loss += weight * naive_info_nce(*user_views, user.tolist(), temperature)
-    loss += weight * naive_info_nce(*item_views, pos.tolist(), temperature)
+    # The same parameters without the item graph leave the behavior view:
+    for behavior, total, index in [
+        (behaviors.user, out.user, user),
+        (behaviors.item, out.item, pos),
+    ]:
+        views = behavior, total - behavior
+        if model.profile == 'contrast' and index is user:
+            first = 0 if model.user_id is None else CHANNELS
+            streams = behavior[:, first:].split(CHANNELS, dim=1)
+            views = sum(streams), out.profile
+        views = [view[index].detach() for view in views]
+        loss += weight * naive_info_nce(*views, index.tolist(), temperature)
     return loss
 
 
 @pytest.mark.parametrize('profile', PROFILES)
 @pytest.mark.parametrize('num_samples', [1, 5])
+@pytest.mark.parametrize('use_id', [True, False])
 @pytest.mark.parametrize(('reg', 'weight'), [(0.0, 0.3), (0.2, 0.0), (0.1, 2)])
-def test_crane_loss(profile, num_samples, reg, weight):
+def test_crane_loss(profile, num_samples, use_id, reg, weight):
     data = get_data()
-    model = get_model(profile=profile).double().eval()
+    model = get_model(profile=profile, use_id=use_id).double().eval()
     for name in get_sizes():
         data['item'][f'x_{name}'] = data['item'][f'x_{name}'].double()
     out = model(data)
+    without = copy.deepcopy(model)
+    without.num_item_layers = 0
+    behaviors = without(data)
     user, pos, neg = get_batch(data, num_samples)
     # Users and items repeat in the mini-batch:
     user, pos, neg = user[:30], pos[:30], neg[:30]
@@ -415,18 +434,10 @@ def test_crane_loss(profile, num_samples, reg, weight):
     assert pos.unique().numel() < 30
 
     loss = model.loss(out, user, pos, neg, reg, weight, temperature=0.5)
-    expected = naive_loss(model, out, user, pos, neg, reg, weight, 0.5)
+    expected = naive_loss(
+        model, out, user, pos, neg, reg, weight, 0.5, behaviors
+    )
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-9)
-
-
-def test_crane_loss_without_contrast_needs_no_ids():
-    data = get_data()
-    model = get_model(use_id=False)
-    batch = get_batch(data)
-    out = model(data)
-    loss = model.loss(out, *batch, lambda_reg=0.1, contrast_weight=0)
-    expected = naive_loss(model, out, *batch, 0.1, 0, 1.0)
-    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def seen_items(data, user, edge_type=RATES):
@@ -462,7 +473,8 @@ def test_crane_recommend_under_autocast(use_id):
 
 def test_crane_recommend():
     data = get_data()
-    model = get_model(dropout=0.5)
+    weights = {'co_rated': 12.0, 'similar_to': 5.0, 'refined': 8.0}
+    model = get_model(dropout=0.5, neighbor_weights=weights)
     model(data)
     before = copy.deepcopy(model.state_dict())
     top = model.recommend(data, k=7)
@@ -486,10 +498,13 @@ def test_crane_recommend():
         (store.edge_index.as_tensor(), store.edge_weight)
         for store in [data['item', name, 'item'] for name in ITEM_RELATIONS]
     )
-    for edge_index, edge_weight in (co_rated, similar, refined):
+    scale = score.std(unbiased=False)
+    for weight, (edge_index, edge_weight) in zip(
+        weights.values(), (co_rated, similar, refined), strict=True
+    ):
         adj = torch.zeros(NUM_ITEMS, NUM_ITEMS)
         adj[tuple(edge_index)] = edge_weight
-        score = score + 7.0 * history @ adj
+        score = score + weight * scale * history @ adj
     for user, items in enumerate(top.tolist()):
         seen = seen_items(data, user)
         assert len(seen) > 0
@@ -510,6 +525,21 @@ def test_crane_recommend():
     )
     with pytest.raises(ValueError, match=r'\(got 41\)'):
         model.recommend(data, k=NUM_ITEMS + 1)
+
+
+def test_crane_neighborhood_grows_with_the_embeddings():
+    data, model = get_data(), get_model().eval()
+    users, scores = torch.arange(NUM_USERS), []
+    with torch.no_grad():
+        out = model(data)
+    for scale in (1.0, 1e-3, 32.0):
+        scaled = out._replace(user=scale * out.user, item=scale * out.item)
+        near = model.neighborhood(data, scaled)
+        score = scaled.user @ scaled.item.t()
+        scores.append(near.add_to(score.clone(), users) / scale**2)
+        assert not torch.allclose(scores[-1], score / scale**2, atol=0.1)
+    for score in scores[1:]:
+        torch.testing.assert_close(score, scores[0], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -753,6 +783,32 @@ def test_crane_training_never_stalls_the_gpu():
     with no_sync():
         loss = step()
     assert loss.isfinite()
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('dtype', [torch.float, torch.half, torch.bfloat16])
+def test_crane_ignores_the_scale_of_features(mode, dtype):
+    data, scaled = get_data(), get_data()
+    largest = 2.0**15 if dtype == torch.half else 1e30
+    for name in get_sizes():
+        x = data['item'][f'x_{name}']
+        x = unit(x).to(dtype)
+        data['item'][f'x_{name}'] = x
+        scale = torch.ones(NUM_ITEMS, 1)
+        scale[1:6, 0] = torch.tensor([3, 1 / largest, 0.2, largest, 1e3])
+        scaled['item'][f'x_{name}'] = (x * scale).to(dtype)
+        assert scaled['item'][f'x_{name}'].isfinite().all()
+    model = get_model(mode=mode)
+    assert_learns(model, scaled, contrast_weight=0.1)
+    model.eval()
+    # In half precision, the smallest row has lost digits:
+    tol = 0.02 if dtype != torch.float else 1e-5
+    for x, y in zip(model(scaled), model(data), strict=True):
+        torch.testing.assert_close(x, y, atol=tol, rtol=tol)
+    # Their directions matter all the more:
+    expected = model(data).item
+    data['item'].x_image[3] *= -1
+    assert not torch.allclose(model(data).item, expected, atol=0.1)
 
 
 def test_crane_of_rows_of_zeros():
