@@ -162,9 +162,13 @@ def item_streams(model: CRANE, data: HeteroData) -> tuple[Tensor, Tensor]:
 
 def project(model: CRANE, data: HeteroData, name: str) -> Tensor:
     """Returns the stream of a modality without RCA, zeros if it is missing."""
-    x = data[model.edge_type[2]][f'x_{name}'].float().nan_to_num()
-    is_there = x.any(dim=-1, keepdim=True)
-    return model.encoder[f'x_{name}'](F.normalize(x, dim=-1)) * is_there
+    x, linear = (
+        data[model.edge_type[2]][f'x_{name}'],
+        model.encoder[f'x_{name}'],
+    )
+    is_there = x.abs().amax(dim=-1, keepdim=True) > 0  # Drops NaN as well.
+    x = x.where(is_there, 0.0).to(linear.weight.dtype)
+    return linear(F.normalize(x, dim=-1)) * is_there
 
 
 def beside(xs: list[Tensor]) -> Tensor:
