@@ -478,15 +478,16 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         :func:`~crane_pyg.transforms.attach_items` and
         :func:`~crane_pyg.transforms.attach_users`. Nothing is trained.
 
-        The IDs of the new ones are zero. The preference of a new user has the
-        direction of the profile, and the length that preferences have in the
-        mean; the items of the user send their messages as to everyone. A new
-        item :math:`i` is embedded by its features, which meet the statistics of
-        :class:`RCA` that were stored in training, and by the message of the
-        item graph, the IDs of its neighbors included. No user sends it
-        anything, before :func:`~crane_pyg.transforms.attach_users` brings users
-        that had it. In place of that, it is mixed with the embeddings of its
-        neighbors among the other items :math:`\mathcal{N}(i)`, if any:
+        IDs and offsets of the new ones are zero. The preference of a new user
+        has the direction of the profile, and the length that preferences have
+        in the mean; the items of the user send their messages as to everyone.
+        A new item :math:`i` is embedded by its features, which meet the
+        statistics of :class:`RCA` that were stored in training, and by the
+        message of the item graph, the IDs of its neighbors included. No user
+        sends it anything, before :func:`~crane_pyg.transforms.attach_users`
+        brings users that had it. In place of that, it is mixed with the
+        embeddings of its neighbors among the other items
+        :math:`\mathcal{N}(i)`, if any:
 
         .. math::
             \mathbf{x}_i \leftarrow (1 - \lambda) \, \mathbf{x}_i + \lambda
