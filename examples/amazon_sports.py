@@ -69,7 +69,10 @@ rates = data['user', 'rates', 'item']
 pairs = rates.edge_index.as_tensor()
 sizes = {m: data['item'][f'x_{m}'].size(1) for m in dataset.modalities}
 size = (dataset.num_users, dataset.num_items)
-model = CRANE(*size, sizes, mode=args.mode).to(args.device)
+# Items of fake data have no neighbors beyond what embeddings tell:
+neighbors = {} if args.demo else None
+model = CRANE(*size, sizes, mode=args.mode, neighbor_weights=neighbors)
+model = model.to(args.device)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.003, fused=True)
 drop_edges = T.DegreeDropEdges(p=0.8)
 batch_size = min(8192, pairs.size(1) // 25 + 1)
@@ -104,7 +107,7 @@ def test(held_out: torch.Tensor) -> dict[str, float]:
     return evaluate(*out[:2], held_out, pairs, neighbors=neighbors)
 
 
-# Training stops after five epochs without gain, and can go on from `state`.
+# Training stops after ten epochs without gain, and can go on from `state`.
 meta = {'dataset': name, 'pairs': pairs.size(1), 'model': str(model)}
 meta['mode'] = args.mode
 state = dict(epochs=0, best_epoch=0, seconds=0.0, valid={}, history=[])
@@ -113,7 +116,7 @@ if args.resume:
     model.load_state_dict(state['model'])
     optimizer.load_state_dict(state['optimizer'])
 try:
-    while state['epochs'] < min(args.epochs, 5 + state['best_epoch']):
+    while state['epochs'] < min(args.epochs, 10 + state['best_epoch']):
         start, epoch = time.perf_counter(), state['epochs'] + 1
         with tqdm(desc=f'Epoch {epoch}') as bar:
             loss, valid = train(bar), test(rates.val_edge_label_index)
