@@ -1,6 +1,5 @@
 r"""Why this item: the parts of a score, and the items that carry it."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -121,13 +120,12 @@ def explain_scores(
 
     with evaluation(model):
         out, gradient = _gradients(model, data, user_index, items)
-        without = copy.copy(model)
-        without.num_item_layers = 0
-        with torch.no_grad():
-            mean = without(data)
 
-    product = out.user[user_index] * out.item[items]
-    plain = mean.user[user_index] * mean.item[items]
+    user, item = out.user[user_index], out.item[items]
+    product = plain = user * item
+    if out.user_semantic is not None and out.item_semantic is not None:
+        user = user - out.user_semantic[user_index]
+        plain = user * (item - out.item_semantic[items])
     parts = _stream_parts(model, plain)
     parts['item_graph'] = (product - plain).sum(dim=-1)
 
@@ -193,7 +191,7 @@ def _gradients(
     gradient = torch.zeros(items.numel(), more.numel(), device=more.device)
     for row, value in zip(gradient, score, strict=True):
         row.copy_(torch.autograd.grad(value, more, retain_graph=True)[0])
-    out = CRANEOutput(out.user.detach(), out.item.detach(), None)
+    out = CRANEOutput._make(x if x is None else x.detach() for x in out)
     return out, gradient
 
 

@@ -146,8 +146,8 @@ def item_streams(model: CRANE, data: HeteroData) -> tuple[Tensor, Tensor]:
     RCA and as they come out of it.
     """
     if model.rca is None:
-        xs = [project(model, data, name) for name in model.in_channels]
-        return beside(xs), beside(xs)
+        x = beside([project(model, data, name) for name in model.in_channels])
+        return x, x
     calls: list[tuple[Any, Any]] = []
     hook = model.rca.register_forward_hook(
         lambda _, args, out: calls.append((args[0], out))
@@ -162,10 +162,8 @@ def item_streams(model: CRANE, data: HeteroData) -> tuple[Tensor, Tensor]:
 
 def project(model: CRANE, data: HeteroData, name: str) -> Tensor:
     """Returns the stream of a modality without RCA, zeros if it is missing."""
-    x, linear = (
-        data[model.edge_type[2]][f'x_{name}'],
-        model.encoder[f'x_{name}'],
-    )
+    x = data[model.edge_type[2]][f'x_{name}']
+    linear = model.encoder[f'x_{name}']
     is_there = x.abs().amax(dim=-1, keepdim=True) > 0  # Drops NaN as well.
     x = x.where(is_there, 0.0).to(linear.weight.dtype)
     return linear(F.normalize(x, dim=-1)) * is_there

@@ -52,7 +52,9 @@ def get_data(lonely=None):
 def get_model(**kwargs):
     r"""A model for this graph, in which every part has a say."""
     torch.manual_seed(3)
-    kwargs = {'profile': 'input', 'mode': 'correlation', **kwargs}
+    weights = dict.fromkeys(('co_rated', 'similar_to', 'refined'), 0.5)
+    weights = {'neighbor_weights': weights}  # Others would drown the rest.
+    kwargs = {'profile': 'input', 'mode': 'correlation', **weights, **kwargs}
     model = CRANE(USERS, ITEMS, SIZES, channels=16, **kwargs)
     if model.gate is not None:  # Which starts closed.
         with torch.no_grad():

@@ -288,6 +288,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         if self.num_new_items > 0:
             new = (self.num_new_items, self.neighbor_share)
             item = lend(item, *to_similar[0], *new)
+            if item_near is not None:
+                item_near = lend(item_near, *to_similar[0], *new)
         total = None if profile is None else profile.sum(dim=1)
         return CRANEOutput(user, item, total, user_near, item_near)
 

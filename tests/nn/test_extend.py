@@ -146,6 +146,19 @@ def test_extend_without_item_graph_leaves_the_old_alone():
     assert_close(out.item[:NUM_OLD], expected.item)
 
 
+@pytest.mark.parametrize('share', [0.0, 0.6, 1.0])
+def test_extend_splits_new_items_into_views(share):
+    data, whole = get_data()
+    model = get_model(data).extend(whole)
+    model.neighbor_share = share
+    without = copy.deepcopy(model)
+    without.num_item_layers = 0
+    out, behavior = model(whole), without(whole)
+    assert_close(out.user - out.user_semantic, behavior.user)
+    assert_close(out.item - out.item_semantic, behavior.item)
+    assert out.item_semantic[NUM_OLD:].any(dim=1).all()
+
+
 def test_extend_takes_stored_statistics():
     # The embedding of a new item does not depend on other new ones that are
     # not among its neighbors, which statistics of all items would tell:
