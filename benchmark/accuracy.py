@@ -148,24 +148,25 @@ def fit(
     rates = data[RATES]
     device = rates.edge_index.device
     model = MODELS[name](data, **overrides(args)).to(device)
-    ranking = {'exclude': rates.edge_index.as_tensor()}
     best, curve = {'epoch': 0, 'valid': {'recall@20': -1}}, []
     for epoch, seconds in epochs(model, data, args):
         user, item = embed(model, data)
-        ranking['neighbors'] = model.neighborhood(data)
-        valid = evaluate(user, item, rates.val_edge_label_index, **ranking)
+        valid = model.validate(data, user, item)
         curve.append([round(seconds, 2), valid['recall@20']])
         if valid['recall@20'] > best['valid']['recall@20']:
             best = {'epoch': epoch, 'valid': valid}
             kept = (user.clone(), item.clone(), rates.test_edge_label_index)
-            kept_ranking = dict(ranking)
+            ranking = {
+                'exclude': rates.edge_index.as_tensor(),
+                'neighbors': model.neighborhood(data),
+            }
         print(name, seed, epoch, f'{valid["recall@20"]:.4f}', flush=True)
         if epoch - best['epoch'] >= args.patience:
             break
     return {
         **best,
-        'test': evaluate(*kept, **kept_ranking),
-        **per_user(*kept, **kept_ranking),
+        'test': evaluate(*kept, **ranking),
+        **per_user(*kept, **ranking),
         'epochs': epoch,
         'seconds': seconds,
         'curve': curve,

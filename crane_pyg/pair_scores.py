@@ -140,10 +140,10 @@ class PairScores(Module):
         neighbors = self.model.neighborhood(self.data, out)
         if neighbors is None:
             return
+        scale = float(self.model.neighbor_scale)
+        weights = self.model._scaled_weights(out, scale).items()
         for (relation, weight), graph in zip(
-            self.model._scaled_weights(out).items(),
-            neighbors.graphs,
-            strict=True,
+            weights, neighbors.graphs, strict=True
         ):
             edge_type = (self.item, relation, self.item)
             if edge_type in self.data.edge_types:

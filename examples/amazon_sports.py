@@ -69,10 +69,7 @@ rates = data['user', 'rates', 'item']
 pairs = rates.edge_index.as_tensor()
 sizes = {m: data['item'][f'x_{m}'].size(1) for m in dataset.modalities}
 size = (dataset.num_users, dataset.num_items)
-# Items of fake data have no neighbors beyond what embeddings tell:
-neighbors = {} if args.demo else None
-model = CRANE(*size, sizes, mode=args.mode, neighbor_weights=neighbors)
-model = model.to(args.device)
+model = CRANE(*size, sizes, mode=args.mode).to(args.device)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.003, fused=True)
 drop_edges = T.DegreeDropEdges(p=0.8)
 batch_size = min(8192, pairs.size(1) // 25 + 1)
@@ -100,8 +97,15 @@ def train(bar: tqdm) -> float:
 
 
 @torch.no_grad()
+def validate() -> dict[str, float]:
+    """Ranks all unseen items, with the neighborhood if that is better."""
+    out = model.eval()(data)
+    return model.tune_neighborhood(data, out, rates.val_edge_label_index)
+
+
+@torch.no_grad()
 def test(held_out: torch.Tensor) -> dict[str, float]:
-    """Ranks all items the users have not seen in training."""
+    """Ranks all unseen items, as the best epoch did in validation."""
     out = model.eval()(data)
     neighbors = model.neighborhood(data, out)
     return evaluate(*out[:2], held_out, pairs, neighbors=neighbors)
@@ -119,7 +123,7 @@ try:
     while state['epochs'] < min(args.epochs, 10 + state['best_epoch']):
         start, epoch = time.perf_counter(), state['epochs'] + 1
         with tqdm(desc=f'Epoch {epoch}') as bar:
-            loss, valid = train(bar), test(rates.val_edge_label_index)
+            loss, valid = train(bar), validate()
             recall = valid['recall@20']
             state['history'].append((loss, recall))
             state['seconds'] += time.perf_counter() - start

@@ -13,6 +13,7 @@ from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn import CRANEConv
 from crane_pyg.nn.loss import hardest_negative
 from crane_pyg.nn.propagate import propagate
+from crane_pyg.ranking import evaluate
 
 CHANNELS = 64
 TO_ITEM = ('user', 'rates', 'item')
@@ -53,6 +54,22 @@ class Model(torch.nn.Module):
         pass, if anything.
         """
         return None
+
+    def validate(
+        self, data: HeteroData, user: Tensor, item: Tensor
+    ) -> dict[str, float]:
+        r"""Ranks the validation pairs by the embeddings that the latest
+        forward pass returned, and chooses by them what is left open, if
+        anything.
+        """
+        rates = data[TO_ITEM]
+        return evaluate(
+            user,
+            item,
+            rates.val_edge_label_index,
+            rates.edge_index,
+            neighbors=self.neighborhood(data),
+        )
 
     def end_epoch(self, data: HeteroData, epoch: int) -> None:
         r"""Does what is due after some epochs of training, if anything."""

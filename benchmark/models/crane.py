@@ -69,6 +69,15 @@ class CRANEModel(Model):
         r"""Returns what CRANE adds to the inner products."""
         return self.model.neighborhood(data, self.out)
 
+    def validate(
+        self, data: HeteroData, user: Tensor, item: Tensor
+    ) -> dict[str, float]:
+        r"""Ranks the validation pairs with and without the neighborhood, and
+        keeps what is better.
+        """
+        held_out = data[self.model.edge_type].val_edge_label_index
+        return self.model.tune_neighborhood(data, self.out, held_out)
+
     def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
         r"""The loss of a mini-batch, of the latest forward pass."""
         if self.softmax is not None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Linear, ModuleDict, Parameter, ParameterDict
 from torch_geometric.data import HeteroData
-from torch_geometric.nn.inits import reset, zeros
+from torch_geometric.nn.inits import ones, reset, zeros
 from torch_geometric.nn.models.lightgcn import BPRLoss
 from torch_geometric.utils import degree
 
@@ -28,7 +28,7 @@ from crane_pyg.nn.loss import hardest_negative, info_nce_loss
 from crane_pyg.nn.pretrained import PretrainedMixin
 from crane_pyg.nn.propagate import Graph, propagate
 from crane_pyg.nn.rca import MODES, RCA
-from crane_pyg.ranking import product_std, top_k
+from crane_pyg.ranking import evaluate, product_std, top_k
 from crane_pyg.transforms import BuildDualGraph, knn_item_graph
 from crane_pyg.transforms._utils import check_edge_type
 
@@ -92,12 +92,13 @@ class CRANE(PretrainedMixin, torch.nn.Module):
     see :class:`~crane_pyg.transforms.BuildDualGraph`. Items are ranked by
 
     .. math::
-        \hat{r}_{ui} = \mathbf{x}_u^{\top} \mathbf{x}_i + \sigma
+        \hat{r}_{ui} = \mathbf{x}_u^{\top} \mathbf{x}_i + c \, \sigma
         \sum_{j \in \mathcal{N}(u)} \sum_g \omega_g s^{(g)}_{ji}
 
     where :math:`\sigma` is the standard deviation of the inner products of all
     users and items. The second part, see :meth:`neighborhood`, takes no part in
-    training.
+    training; its factor :math:`c` is the buffer :obj:`neighbor_scale`, one
+    unless :meth:`tune_neighborhood` finds a better one.
 
     Args:
         num_users (int): The number of users.
@@ -236,13 +237,17 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         self.rca: RCA | None = None
         if mode is not None and len(in_channels) > 1:
             self.rca = RCA(channels, len(in_channels), num_steps, mode)
+        self.neighbor_scale: Tensor
+        self.register_buffer('neighbor_scale', torch.empty(()))
         self._features = FeatureCache()
         # Abstract to mypy only, as every layer of PyG is:
         self.conv = CRANEConv(normalize=False)  # type: ignore[abstract]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module."""
+        r"""Resets all learnable parameters of the module, and the factor of
+        the neighborhood.
+        """
         reset(self.encoder)
         if self.rca is not None:
             self.rca.reset_parameters()
@@ -251,6 +256,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             if weight is not None:
                 torch.nn.init.xavier_uniform_(weight)
         zeros(self.gate)
+        ones(self.neighbor_scale)
 
     def forward(self, data: HeteroData) -> CRANEOutput:
         r"""Embeds all users and items.
@@ -415,21 +421,99 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         Raises:
             ValueError: If a relation is missing from :obj:`data`.
         """
-        if len(self.neighbor_weights) == 0:
+        if len(self.neighbor_weights) == 0 or not self.neighbor_scale:
             return None
-        item, graphs = self.edge_type[2], []
-        for relation, weight in self._scaled_weights(out).items():
-            if relation == REFINED:
-                graph = self._refined_graph(out.item)
-            else:
-                graph = self._graph(data, (item, relation, item))
-            graphs.append((*graph, weight))
-        history = data[self.edge_type].edge_index
-        return Neighborhood(history, graphs, self.size)
+        graphs = self._neighbor_graphs(data, out)
+        return self._weigh(data, out, graphs, float(self.neighbor_scale))
 
-    def _scaled_weights(self, out: CRANEOutput) -> dict[str, float]:
-        r"""Returns the weights of the relations times :math:`\sigma`."""
-        scale = float(product_std(out.user.detach(), out.item.detach()))
+    @torch.no_grad()
+    def tune_neighborhood(
+        self,
+        data: HeteroData,
+        out: CRANEOutput,
+        edge_label_index: Tensor,
+        factors: Sequence[float] = (0.0, 1.0),
+        ks: Sequence[int] = (10, 20),
+    ) -> dict[str, float]:
+        r"""Sets the factor of the neighborhood, :obj:`neighbor_scale`, to that
+        which ranks held-out pairs best, as a rule those of validation, and
+        returns their metrics, see :func:`~crane_pyg.ranking.evaluate`.
+
+        Direct edges between items help where these are many and users' items
+        are few. Where the embeddings say all that the edges do, these add
+        nothing but noise: by default, they count as
+        :obj:`neighbor_weights` says, or not at all.
+
+        Args:
+            data (torch_geometric.data.HeteroData): As in :meth:`neighborhood`.
+                The pairs of its user-item graph are left out of the ranking.
+            out (CRANEOutput): The output of the forward pass.
+            edge_label_index (torch.Tensor): The held-out pairs :math:`(2, P)`.
+            factors (list[float], optional): The factors :math:`c` to choose
+                from. The first wins a draw. (default: :obj:`(0.0, 1.0)`)
+            ks (list[int], optional): The lengths of the lists; the NDCG of
+                the longest decides, as it counts the places as well.
+                (default: :obj:`(10, 20)`)
+
+        Raises:
+            ValueError: If there is no factor or no held-out pair, if an
+                argument is out of its range, or if a relation is missing from
+                :obj:`data`.
+        """
+        check_least(1, **{'len(factors)': len(factors)})
+        for factor in factors:
+            check_finite('factors', factor)
+        graphs = self._neighbor_graphs(data, out)
+        best: dict[str, float] = {}
+        ndcg = f'ndcg@{max(ks, default=0)}'
+        for factor in factors:
+            neighbors = None
+            if factor != 0 and len(graphs) > 0:
+                neighbors = self._weigh(data, out, graphs, factor)
+            metrics = evaluate(
+                out.user,
+                out.item,
+                edge_label_index,
+                data[self.edge_type].edge_index,
+                ks,
+                neighbors=neighbors,
+            )
+            if len(best) == 0 or metrics[ndcg] > best[ndcg]:
+                best, scale = metrics, factor
+        self.neighbor_scale.fill_(scale)
+        return best
+
+    def _neighbor_graphs(
+        self, data: HeteroData, out: CRANEOutput
+    ) -> list[Graph]:
+        item = self.edge_type[2]
+        return [
+            self._refined_graph(out.item)
+            if relation == REFINED
+            else self._graph(data, (item, relation, item))
+            for relation in self.neighbor_weights
+        ]
+
+    def _weigh(
+        self,
+        data: HeteroData,
+        out: CRANEOutput,
+        graphs: list[Graph],
+        scale: float,
+    ) -> Neighborhood:
+        weights = self._scaled_weights(out, scale).values()
+        weighted = [
+            (*graph, weight)
+            for graph, weight in zip(graphs, weights, strict=True)
+        ]
+        history = data[self.edge_type].edge_index
+        return Neighborhood(history, weighted, self.size)
+
+    def _scaled_weights(
+        self, out: CRANEOutput, scale: float
+    ) -> dict[str, float]:
+        r"""Returns the weights of the relations times :math:`c \, \sigma`."""
+        scale *= float(product_std(out.user.detach(), out.item.detach()))
         return {
             relation: weight * scale
             for relation, weight in self.neighbor_weights.items()

@@ -542,6 +542,75 @@ def test_crane_neighborhood_grows_with_the_embeddings():
         torch.testing.assert_close(score, scores[0], atol=1e-4, rtol=1e-4)
 
 
+def test_crane_neighborhood_by_its_factor():
+    data, model = get_data(), get_model().eval()
+    with torch.no_grad():
+        out = model(data)
+    users, zeros = torch.arange(NUM_USERS), torch.zeros(NUM_USERS, NUM_ITEMS)
+    whole = model.neighborhood(data, out).add_to(zeros.clone(), users)
+    model.neighbor_scale.fill_(0.25)
+    near = model.neighborhood(data, out).add_to(zeros.clone(), users)
+    torch.testing.assert_close(near, 0.25 * whole)
+    model.neighbor_scale.fill_(0.0)
+    assert model.neighborhood(data, out) is None
+    model.reset_parameters()
+    assert model.neighbor_scale == 1
+
+
+def test_crane_tunes_its_neighborhood():
+    data, model = get_data(), get_model().eval()
+    with torch.no_grad():
+        out = model(data)
+    pairs = data[RATES].edge_index.as_tensor()
+    factors, tops = (0.5, 0.0, 2.0), []
+    for factor in factors:
+        model.neighbor_scale.fill_(factor)
+        tops.append(model.recommend(data, k=10))
+
+    # With what one factor ranks first held out, none is better:
+    for factor, top in zip(factors, tops, strict=True):
+        held_out = torch.stack([torch.arange(NUM_USERS), top[:, 0]])
+        metrics = model.tune_neighborhood(data, out, held_out, factors)
+        assert float(model.neighbor_scale) == factor
+        assert metrics['ndcg@20'] == pytest.approx(1.0)
+        assert list(metrics) == [
+            'recall@10', 'ndcg@10', 'recall@20', 'ndcg@20'
+        ]  # fmt: skip
+        neighbors = model.neighborhood(data, out)
+        assert metrics == evaluate(
+            out.user, out.item, held_out, pairs, neighbors=neighbors
+        )
+        assert model.recommend(data, k=10).equal(top)
+
+    # The choice stays with the weights:
+    other = get_model()
+    other.load_state_dict(model.state_dict())
+    assert other.neighbor_scale == 2
+
+    model.tune_neighborhood(data, out, held_out[:, :0].new_tensor([[3], [5]]))
+    assert float(model.neighbor_scale) in (0.0, 1.0)
+    kept = model.neighbor_scale.clone()
+    for args, match in [
+        ((held_out, ()), r"'len\(factors\)' .* at least 1 \(got 0\)"),
+        ((held_out, (0.0, float('inf'))), r"'factors' .* finite \(got inf\)"),
+        ((held_out[:, :0],), r"'edge_label_index' needs to hold at least one"),
+        ((held_out, (0.0, 1.0), ()), r"'ks' needs to hold at least one"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            model.tune_neighborhood(data, out, *args)
+        assert model.neighbor_scale == kept
+
+
+def test_crane_without_neighborhood_has_nothing_to_tune():
+    data, model = get_data(), get_model(neighbor_weights={}).eval()
+    with torch.no_grad():
+        out = model(data)
+    held_out = torch.tensor([[0, 1], [2, 3]])
+    metrics = model.tune_neighborhood(data, out, held_out)
+    pairs = data[RATES].edge_index.as_tensor()
+    assert metrics == evaluate(out.user, out.item, held_out, pairs)
+
+
 @pytest.mark.parametrize('mode', MODES)
 def test_crane_state_dict(mode):
     data = get_data()
