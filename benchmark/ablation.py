@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import mean
 
 import accuracy
+import grids
 import matplotlib.pyplot as plt
 from accuracy import slug
 from matplotlib.axes import Axes
@@ -101,6 +102,7 @@ def main() -> None:
     accuracy.add_options(parser, RESULTS)
     parser.add_argument('--groups', nargs='+', default=list(GROUPS))
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
+    parser.add_argument('--tuning', type=Path, default=grids.RESULTS)
     parser.add_argument('--reference', type=Path, default=accuracy.RESULTS)
     parser.add_argument('--draw', action='store_true')
     parser.add_argument('--write', action='store_true')
@@ -120,8 +122,11 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains every variant with every seed, unless its result is there."""
-    data = accuracy.load_data(args)
+    """Trains every variant of CRANE as tuned with every seed, unless its result
+    is there.
+    """
+    data, key = accuracy.load_data(args), (accuracy.dataset_name(args), 'crane')
+    setting = grids.chosen('crane', grids.tuned(args.tuning)[key])
     variants = {
         f'{group}: {variant}': overrides
         for group in args.groups
@@ -129,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
     }
     for seed in args.seeds:
         for label, overrides in variants.items():
-            args.set = accuracy.assignments(overrides)
+            args.set = accuracy.assignments({**setting, **overrides})
             accuracy.complete(args, 'crane', slug(label), lambda: data, seed)
 
 
