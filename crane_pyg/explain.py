@@ -72,9 +72,10 @@ def explain_scores(
             \text{item graph}} +
         \sum_{g \neq S} n^{(g)}_{ui}
 
-    with the neighborhood sums :math:`n^{(g)}_{ui} = \sum_{j \in
+    with the neighborhood sums :math:`n^{(g)}_{ui} = c \, \sigma \sum_{j \in
     \mathcal{N}(u)} \omega_g s^{(g)}_{ji}`, whose terms are what the item
-    :math:`j` of the user carries, exactly.
+    :math:`j` of the user carries, exactly. There are none where
+    :meth:`~crane_pyg.nn.CRANE.tune_neighborhood` chose :math:`c = 0`.
 
     The inner product is no sum over :math:`j`. What :math:`j` carries of it is
     the derivative

@@ -72,7 +72,7 @@ class PairScores(Module):
         self.edge_index: dict[EdgeType, Tensor] = {}
         self.neighbor_weight: dict[EdgeType, Tensor] = {}
 
-        if model.num_layers > 0 or len(model.neighbor_weights) > 0:
+        if model.num_layers > 0 or model._has_neighborhood():
             self._add_graph(model.edge_type)
         if model.num_item_layers > 0:
             self._add_graph((self.item, model.item_edge, self.item))

@@ -141,12 +141,16 @@ def model_of(data, options):
     neighbors = model.neighborhood(data, out)
     held_out = data[RATES].val_edge_label_index
     metrics = evaluate(*out[:2], held_out, pairs, neighbors=neighbors)
-    metrics = torch.tensor([*metrics.values()], device=device)
     top = top_k(*out[:2], 5, exclude=pairs, neighbors=neighbors)
     users = torch.tensor([0, 3], device=device)
     found = model.recommend(data, users, k=5)
     assert found.equal(top[users])
-    return [loss.detach(), *grads, *out[:2], metrics, top]
+    tuned = model.tune_neighborhood(data, out, held_out)
+    metrics = torch.tensor([*metrics.values(), *tuned.values()], device=device)
+    return [
+        *(loss.detach(), *grads, *out[:2]),
+        *(metrics, top, model.neighbor_scale),
+    ]
 
 
 @onlyCUDA

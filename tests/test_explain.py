@@ -106,6 +106,23 @@ def test_item_graph_part():
     assert carried.count_nonzero() > 0
 
 
+@pytest.mark.parametrize('scale', [0.0, 0.5])
+def test_parts_by_the_factor_of_the_neighborhood(scale):
+    data, model = get_data(), get_model()
+    model.neighbor_scale.fill_(scale)
+    out = explain_scores(model, data, 5, torch.arange(ITEMS))
+    torch.testing.assert_close(out.score, all_scores(model, data)[5])
+    total = sum(out.parts.values())
+    torch.testing.assert_close(total, out.score, atol=1e-5, rtol=0)
+    assert ('neighbors_co_rated' in out.parts) == (scale > 0)
+    model.neighbor_scale.fill_(1.0)
+    whole = explain_scores(model, data, 5, torch.arange(ITEMS))
+    assert out.parts['behavior'].equal(whole.parts['behavior'])
+    for name in set(out.parts) & {'neighbors_co_rated', 'neighbors_refined'}:
+        part = scale * whole.parts[name]
+        torch.testing.assert_close(out.parts[name], part)
+
+
 @pytest.mark.parametrize('weights', [None, {'co_rated': 3.0}])
 def test_neighbor_carriers(weights):
     data, model = get_data(), get_model(neighbor_weights=weights)

@@ -42,6 +42,18 @@ def test_pair_scores(kwargs):
             scores(*scores.inputs(), edge_label_index=wrong)
 
 
+@pytest.mark.parametrize('scale', [0.0, 0.5])
+def test_pair_scores_by_the_factor_of_the_neighborhood(scale):
+    data, model = get_data(), get_model(num_layers=0)
+    model.neighbor_scale.fill_(scale)
+    scores = PairScores(model, data)
+    assert (RATES in scores.edge_index) == (scale > 0)
+    assert (CO_RATED in scores.edge_index) == (scale > 0)
+    pairs = torch.tensor([[0, 3, 3, 29], [39, 1, 2, 0]])
+    out = scores(*scores.inputs(), edge_label_index=pairs)
+    torch.testing.assert_close(out, all_scores(model, data)[tuple(pairs)])
+
+
 @pytest.mark.parametrize('edge_type', [RATES, REV, SIMILAR, CO_RATED])
 def test_masked_edge_changes_score(edge_type):
     r"""A mask of zero is the same as no such edge."""

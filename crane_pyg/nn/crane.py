@@ -431,7 +431,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         Raises:
             ValueError: If a relation is missing from :obj:`data`.
         """
-        if len(self.neighbor_weights) == 0 or not self.neighbor_scale:
+        if not self._has_neighborhood():
             return None
         graphs = self._neighbor_graphs(data, out)
         return self._weigh(data, out, graphs, float(self.neighbor_scale))
@@ -492,6 +492,9 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 best, scale = metrics, factor
         self.neighbor_scale.fill_(scale)
         return best
+
+    def _has_neighborhood(self) -> bool:
+        return len(self.neighbor_weights) > 0 and bool(self.neighbor_scale)
 
     def _neighbor_graphs(
         self, data: HeteroData, out: CRANEOutput

@@ -226,6 +226,13 @@ def test_pretrained_is_never_of_two_models(folder, monkeypatch):
     assert CRANE.from_pretrained(folder).neighbor_weights == {}
 
 
+def test_keeps_the_factor_of_the_neighborhood(tmp_path):
+    model = get_model()
+    model.neighbor_scale.fill_(0.5)
+    model.save_pretrained(tmp_path)
+    assert CRANE.from_pretrained(tmp_path).neighbor_scale == 0.5
+
+
 def test_pretrained_in_home(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     get_model().save_pretrained('~/model')
