@@ -63,6 +63,8 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
         'weight 3e-2': {'loss': {'contrast_weight': 3e-2}},
         'temperature .1': {'loss': {'temperature': 0.1}},
         'temperature .5': {'loss': {'temperature': 0.5}},
+        'no noise': {'noise': 0.0},
+        'noise .4': {'noise': 0.4},
     },
     'Neighborhood weight': {
         f'x {x}': {'neighbor_weights': dict.fromkeys(RELATIONS, WEIGHT * x)}
