@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import mean
 
 import accuracy
-import grids
 import matplotlib.pyplot as plt
 from accuracy import slug
 from matplotlib.axes import Axes
@@ -63,8 +62,6 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
         'weight 3e-2': {'loss': {'contrast_weight': 3e-2}},
         'temperature .1': {'loss': {'temperature': 0.1}},
         'temperature .5': {'loss': {'temperature': 0.5}},
-        'no noise': {'noise': 0.0},
-        'noise .4': {'noise': 0.4},
     },
     'Neighborhood weight': {
         f'x {x}': {'neighbor_weights': dict.fromkeys(RELATIONS, WEIGHT * x)}
@@ -104,7 +101,6 @@ def main() -> None:
     accuracy.add_options(parser, RESULTS)
     parser.add_argument('--groups', nargs='+', default=list(GROUPS))
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
-    parser.add_argument('--tuning', type=Path, default=grids.RESULTS)
     parser.add_argument('--reference', type=Path, default=accuracy.RESULTS)
     parser.add_argument('--draw', action='store_true')
     parser.add_argument('--write', action='store_true')
@@ -124,11 +120,8 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains every variant of CRANE as tuned with every seed, unless its result
-    is there.
-    """
-    data, key = accuracy.load_data(args), (accuracy.dataset_name(args), 'crane')
-    setting = grids.chosen('crane', grids.tuned(args.tuning)[key])
+    """Trains every variant with every seed, unless its result is there."""
+    data = accuracy.load_data(args)
     variants = {
         f'{group}: {variant}': overrides
         for group in args.groups
@@ -136,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
     }
     for seed in args.seeds:
         for label, overrides in variants.items():
-            args.set = accuracy.assignments({**setting, **overrides})
+            args.set = accuracy.assignments(overrides)
             accuracy.complete(args, 'crane', slug(label), lambda: data, seed)
 
 

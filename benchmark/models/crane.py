@@ -19,9 +19,7 @@ class CRANEModel(Model):
 
     Args:
         data (torch_geometric.data.HeteroData): Features and node counts.
-        noise (float, optional): The noise in the contrastive objective, which
-            is tuned. (default: :obj:`0.`)
-        loss (dict, optional): Other arguments of the loss of CRANE.
+        loss (dict, optional): Arguments of the loss of CRANE.
             (default: :obj:`None`)
         softmax (dict, optional): Arguments of :class:`Softmax`, which replaces
             that loss. (default: :obj:`None`)
@@ -41,7 +39,6 @@ class CRANEModel(Model):
     def __init__(
         self,
         data: HeteroData,
-        noise: float = 0.0,
         loss: dict[str, float] | None = None,
         softmax: dict[str, float] | None = None,
         features: dict[str, object] | None = None,
@@ -58,11 +55,7 @@ class CRANEModel(Model):
         sizes = {name: x.size(1) for name, x in xs.items()}
         num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
         self.model = CRANE(num_users, num_items, sizes, **kwargs)
-        self.options = {
-            'lambda_reg': self.recipe.lambda_reg,
-            'noise': noise,
-            **(loss or {}),
-        }
+        self.options = {'lambda_reg': self.recipe.lambda_reg, **(loss or {})}
         self.softmax = None
         if softmax is not None:
             self.softmax = Softmax(data, self.recipe.lambda_reg, **softmax)

@@ -24,7 +24,7 @@ from crane_pyg.nn._mode import evaluation
 from crane_pyg.nn.conv import CRANEConv
 from crane_pyg.nn.extend import extend, lend
 from crane_pyg.nn.features import FeatureCache
-from crane_pyg.nn.loss import hardest_negative, info_nce_loss, perturb
+from crane_pyg.nn.loss import hardest_negative, info_nce_loss
 from crane_pyg.nn.pretrained import PretrainedMixin
 from crane_pyg.nn.propagate import Graph, propagate
 from crane_pyg.nn.rca import MODES, RCA
@@ -309,7 +309,6 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         contrast_weight: float = 1e-2,
         temperature: float = 0.2,
         contrast_size: int = 1024,
-        noise: float = 0.0,
     ) -> Tensor:
         r"""The objective of a mini-batch of training pairs.
 
@@ -324,9 +323,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         compares the behavior view and the semantic view of the users and of
         the items of the mini-batch; with :obj:`profile="contrast"`, it is the
         profiles that the modalities of the users' behavior view, summed, are
-        compared with. In training, :obj:`noise` is added to both views, as in
-        the `"Are Graph Augmentations Necessary? Simple Graph Contrastive
-        Learning for Recommendation" <https://arxiv.org/abs/2112.08679>`_ paper.
+        compared with.
 
         Args:
             out (CRANEOutput): The output of the forward pass.
@@ -344,8 +341,6 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             contrast_size (int, optional): The number of pairs InfoNCE takes,
                 the first of the mini-batch; its cost grows with the square.
                 (default: :obj:`1024`)
-            noise (float, optional): The length of the noise, where views have
-                the length one; on small data, some helps. (default: :obj:`0.`)
 
         Raises:
             ValueError: If there is no pair, if items are of another shape,
@@ -356,7 +351,6 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             0,
             lambda_reg=lambda_reg,
             contrast_weight=contrast_weight,
-            noise=noise,
         )
         check_size(1, contrast_size=contrast_size)
         num_pairs = user_index.numel()
@@ -378,10 +372,6 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             n = contrast_size
             index = user_index[:n], pos_index[:n]
             views = self._views(out, *index, user[:n], pos[:n])
-            if self.training and noise > 0:
-                views = [
-                    (perturb(x, noise), perturb(y, noise)) for x, y in views
-                ]
             loss = loss + contrast_weight * sum(
                 info_nce_loss(*pair, temperature, nodes)
                 for pair, nodes in zip(views, index, strict=True)

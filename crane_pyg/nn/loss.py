@@ -108,26 +108,6 @@ def info_nce_loss(
     return (0.5 * total - (x * y).sum(dim=-1)).mean()
 
 
-def perturb(x: Tensor, noise: float) -> Tensor:
-    r"""Returns directions with noise :math:`\epsilon` added, as in the `"Are
-    Graph Augmentations Necessary? Simple Graph Contrastive Learning for
-    Recommendation" <https://arxiv.org/abs/2112.08679>`_ paper.
-
-    .. math::
-        \mathbf{x} \leftarrow \frac{\mathbf{x}}{\| \mathbf{x} \|} + \epsilon \,
-        \textrm{sign}(\mathbf{x}) \odot \frac{\mathbf{z}}{\| \mathbf{z} \|},
-        \qquad \mathbf{z} \sim \mathcal{U}(0, 1)^d
-
-    Args:
-        x (torch.Tensor): The vectors :math:`(N, d)`.
-        noise (float): :math:`\epsilon`.
-    """
-    x = F.normalize(x, dim=-1)
-    with torch.no_grad():
-        z = F.normalize(torch.rand_like(x), dim=-1).mul_(x.sign())
-    return x.add(z, alpha=noise)
-
-
 def _logsumexps(logits: Tensor, peak: float) -> Tensor:
     r"""Sums those of the rows and of the columns of logits, which are between
     :obj:`-peak` and :obj:`peak`, or left out; overwrites them.

@@ -48,32 +48,25 @@ def test_runs_what_is_missing_and_draws(tmp_path, monkeypatch):
     folder, reference = tmp_path / 'ablation', tmp_path
     folder.mkdir()
     args += ['--results', str(folder), '--reference', str(reference)]
-    args += ['--tuning', str(tmp_path / 'tuning')]
     args = ['ablation.py', *args]
     monkeypatch.setattr(sys, 'argv', args)
 
-    monkeypatch.setattr(ablation.grids, 'GRIDS', {'crane': {'noise': [0.4]}})
-    (tmp_path / 'tuning').mkdir()
-    record = {'dataset': 'shop', 'tuned': 'crane', 'valid': {'recall@20': 0.3}}
-    (tmp_path / 'tuning' / 'a.json').write_text(
-        json.dumps({**record, 'overrides': {'noise': 0.4}})
-    )
     (folder / 'shop-steps-2-1.json').write_text(
         json.dumps(
             {
                 'dataset': 'shop',
                 'model': 'steps-2',
                 'test': {'recall@20': 0.2},
-                'overrides': {'noise': 0.4, 'num_steps': 2},
+                'overrides': {'num_steps': 2},
                 'arguments': {'epochs': 200, 'patience': 10},
             }
         )
     )
     ablation.main()
-    assert fits == [  # Beside the settings that were chosen.
-        ('crane', 0, 'noise=0.4', 'num_steps=2'),
-        ('crane', 0, 'noise=0.4', 'num_steps=3'),
-        ('crane', 1, 'noise=0.4', 'num_steps=3'),
+    assert fits == [
+        ('crane', 0, 'num_steps=2'),
+        ('crane', 0, 'num_steps=3'),
+        ('crane', 1, 'num_steps=3'),
     ]
     files = {path.name for path in folder.iterdir()}
     assert {'shop-steps-3-1.json', 'shop.png'} <= files

@@ -9,7 +9,6 @@ from crane_pyg.nn.loss import (
     SampledSoftmaxLoss,
     hardest_negative,
     info_nce_loss,
-    perturb,
     sampled_softmax_loss,
 )
 
@@ -240,22 +239,6 @@ def test_info_nce_loss_is_minimal_when_views_agree():
 
     # A single node has nothing to be told apart from:
     assert info_nce_loss(x[:1], x[1:2]) == 0
-
-
-@pytest.mark.parametrize('noise', [0.0, 0.4, 3.0])
-def test_perturb(noise):
-    torch.manual_seed(12)
-    x = torch.randn(50, 8, requires_grad=True)
-    scale = torch.rand(50, 1) + 0.1
-    out = perturb(scale * x, noise)
-    unit = F.normalize(x, dim=-1)
-    added = out - unit
-    torch.testing.assert_close(added.norm(dim=-1), torch.full((50,), noise))
-    assert (added * x > -1e-6).all()  # In the same orthant.
-    assert (noise == 0) == torch.equal(out, perturb(scale * x, noise))
-    # What is added has no gradient:
-    grad = torch.autograd.grad(added, x, torch.randn_like(x))[0]
-    torch.testing.assert_close(grad, torch.zeros_like(x))
 
 
 def test_info_nce_loss_of_nothing():
