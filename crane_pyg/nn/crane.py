@@ -464,13 +464,14 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         for factor in factors:
             check_finite('factors', factor)
         graphs = self._neighbor_graphs(data, out)
-        best: dict[str, float] = {}
-        ndcg = f'ndcg@{max(ks, default=0)}'
+        if len(graphs) == 0:  # All factors rank alike.
+            factors = factors[:1]
+        metrics = {}
         for factor in factors:
             neighbors = None
-            if factor != 0 and len(graphs) > 0:
+            if factor != 0:
                 neighbors = self._weigh(data, out, graphs, factor)
-            metrics = evaluate(
+            metrics[factor] = evaluate(
                 out.user,
                 out.item,
                 edge_label_index,
@@ -478,10 +479,10 @@ class CRANE(PretrainedMixin, torch.nn.Module):
                 ks,
                 neighbors=neighbors,
             )
-            if len(best) == 0 or metrics[ndcg] > best[ndcg]:
-                best, scale = metrics, factor
-        self.neighbor_scale.fill_(scale)
-        return best
+        ndcg = f'ndcg@{max(ks)}'
+        best = max(metrics, key=lambda factor: metrics[factor][ndcg])
+        self.neighbor_scale.fill_(best)
+        return metrics[best]
 
     def _has_neighborhood(self) -> bool:
         return len(self.neighbor_weights) > 0 and bool(self.neighbor_scale)
