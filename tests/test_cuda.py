@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch_geometric.testing import onlyCUDA
 from torch_geometric.utils import sort_edge_index
 from toys import ITEMS, OPTIONS, RATES, SIZES, USERS, get_data, get_model
@@ -46,7 +47,7 @@ def reduce(data):
     # Singular vectors are known but for their sign:
     out = T.ReduceFeatures(4)(data)
     xs = [out['item'][f'x_{name}'].nan_to_num() for name in SIZES]
-    return [x @ x.t() for x in xs]
+    return [F.normalize(x @ x.t(), dim=-1) for x in xs]
 
 
 def profiles(data):
@@ -132,7 +133,7 @@ def model_of(data, options):
     neg = (torch.arange(64, device=device) % ITEMS).view(16, 4)
     out = model(data)
     loss = model.loss(
-        out, user, pos, neg, contrast_weight=0.1 * (model.user_id is not None)
+        out, user, pos, neg, contrast_weight=0.1 * (model.num_item_layers > 0)
     )
     loss.backward()
     grads = [p.grad for p in model.parameters() if p.grad is not None]
