@@ -106,24 +106,34 @@ def summary(records: list[dict]) -> str:
 def table(title: str, models: dict[str, list[dict]]) -> str:
     """The table of one data set."""
     rows = sorted(models.items(), key=lambda kv: score(kv[1], 'recall@20'))
-    header = ['model', 'seeds', *METRICS, 'best epoch', 'training, s']
+    header = ['model', 'seeds', *METRICS, 'best epoch', 'CPU, s']
     lines = [' | '.join(header), ' | '.join(['---'] * len(header))]
     for name, runs in rows:
         cells = [
             cell([run['test'][metric] for run in runs]) for metric in METRICS
         ]
         trained = 'seconds' in runs[0]
-        seeds = epochs = seconds = '-'
+        seeds = epochs = '-'
         if runs[0]['seed'] is not None:
             seeds = ', '.join(str(run['seed']) for run in runs)
         if trained:
             epochs = ', '.join(str(run['epoch']) for run in runs)
-            seconds = f'{mean(run["seconds"] for run in runs):.0f}'
+        seconds = training_time(runs)
         lines.append(' | '.join([name, seeds, *cells, epochs, seconds]))
     body = '\n'.join(f'| {line} |' for line in lines)
     parts = [f'**{title}**', body, versus(models)]
     parts.append(describe([run for runs in models.values() for run in runs]))
     return '\n\n'.join(filter(None, parts))
+
+
+def training_time(runs: list[dict]) -> str:
+    """The mean seconds of those runs that were trained on a CPU."""
+    seconds = [
+        run['seconds']
+        for run in runs
+        if 'seconds' in run and run.get('device', 'cpu') == 'cpu'
+    ]
+    return f'{mean(seconds):.0f}' if seconds else '-'
 
 
 def versus(models: dict[str, list[dict]]) -> str:

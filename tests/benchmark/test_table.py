@@ -134,3 +134,14 @@ def test_summary_of_all_data_sets(tmp_path):
     assert rows[4].startswith('Amazon Sports: recall@20 of *crane* is +45.5%')
     assert rows[6].startswith('TikTok: ')
     assert len(rows) == 7
+
+
+def test_training_time_is_that_of_a_cpu():
+    runs = [
+        {'seconds': 1.0},  # Older files do not say.
+        {'seconds': 2.0, 'device': 'cpu'},
+        {'seconds': 9.0, 'device': 'NVIDIA H200'},
+    ]
+    assert table.training_time(runs) == '2'  # 1.5, rounded.
+    assert table.training_time(runs[2:]) == '-'
+    assert table.training_time([{'test': {}}]) == '-'
