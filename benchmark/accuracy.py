@@ -34,6 +34,7 @@ from crane_pyg.sampling import sample_negatives
 
 RESULTS = Path(__file__).parent / 'results'
 RATES = ('user', 'rates', 'item')
+PATIENCE, SLOW_LEARNERS = 10, {'freedom': 20, 'vbpr': 20}
 REFERENCES = {
     'most-popular': evaluate_popularity,
     'item-graph': evaluate_item_graph,
@@ -44,7 +45,7 @@ REFERENCES = {
 def main() -> None:
     """Runs all models with all seeds on one data set."""
     parser = argparse.ArgumentParser()
-    add_options(parser, RESULTS)
+    add_options(parser, RESULTS, patience=None)
     parser.add_argument('--demo', action='store_true', help='use fake data')
     parser.add_argument('--models', nargs='+', default=list(MODELS))
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
@@ -65,7 +66,10 @@ def main() -> None:
         parser.error('needs either --demo or --data DIR')
 
     tuned = grids.tuned(args.tuning)
-    runs = [(name, as_tuned(args, name, tuned)) for name in args.models]
+    runs = [
+        (name, as_tuned(with_patience(args, name), name, tuned))
+        for name in args.models
+    ]
     for seed, (name, setting) in itertools.product(args.seeds, runs):
         is_kept(setting, name + args.tag, seed)  # It must not be lost.
     for seed in args.seeds:
@@ -81,7 +85,9 @@ def main() -> None:
 
 
 def add_options(
-    parser: argparse.ArgumentParser, results: Path, patience: int = 10
+    parser: argparse.ArgumentParser,
+    results: Path,
+    patience: int | None = PATIENCE,
 ) -> None:
     """What all scripts that train by this harness take, and what it needs of
     those that do not ask for more.
@@ -123,6 +129,14 @@ def as_tuned(
     runs = tuned[dataset_name(args), name]
     setting = assignments(grids.chosen(name, runs))
     return argparse.Namespace(**{**vars(args), 'set': setting})
+
+
+def with_patience(args: argparse.Namespace, name: str) -> argparse.Namespace:
+    """The options, with the patience that a model needs, if none is given."""
+    patience = args.patience
+    if patience is None:
+        patience = SLOW_LEARNERS.get(name, PATIENCE)
+    return argparse.Namespace(**{**vars(args), 'patience': patience})
 
 
 def refer(
@@ -267,21 +281,30 @@ def complete(
     seed: int,
     **about: object,
 ) -> None:
-    """Trains and saves a model, unless its result is there."""
-    if is_kept(args, name, seed):
+    """Trains and saves a model, unless its result is there, or one of a run
+    that was allowed to train for longer.
+    """
+    if is_kept(args, name, seed, or_longer=True):
         return
     result = fit(model, data(), seed, args)
     del result['recall'], result['ndcg']
     save(args, name, seed, {**result, **about})
 
 
-def is_kept(args: argparse.Namespace, name: str, seed: int) -> bool:
+def is_kept(
+    args: argparse.Namespace, name: str, seed: int, or_longer: bool = False
+) -> bool:
     """Whether a result is there; one that was made otherwise is an error."""
     path = path_of(args, name, seed)
     if not path.exists():
         return False
-    record = json.loads(path.read_text())
-    for key, value in how(args).items():
+    record, asked = json.loads(path.read_text()), how(args)
+    limits = record.get('arguments', {})
+    if or_longer and all(
+        limits.get(key, 0) >= value for key, value in asked['arguments'].items()
+    ):
+        asked['arguments'] = limits
+    for key, value in asked.items():
         if (kept := record.get(key)) != value:
             raise ValueError(
                 f"'{path}' was made with {key} {kept} (got {value}); keep "

@@ -30,7 +30,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    accuracy.add_options(parser, RESULTS)
+    accuracy.add_options(parser, RESULTS, patience=None)
     parser.add_argument('--models', nargs='+', default=list(GRIDS))
     parser.add_argument('--seeds', nargs='*', type=int, default=[0, 1, 2])
     parser.add_argument('--best', type=Path, default=accuracy.RESULTS)
@@ -45,16 +45,21 @@ def run(args: argparse.Namespace) -> None:
     """Tunes one model after the other, and trains each as tuned."""
     data = accuracy.load_data(args)
     for name in args.models:
-        key = accuracy.dataset_name(args), name
-        while left := to_run(name, tuned(args.results)[key]):
-            for setting in left:
-                args.set = accuracy.assignments(setting)
-                label = accuracy.slug(' '.join([name, *args.set]))
-                accuracy.complete(
-                    args, name, label, lambda: data, seed=0, tuned=name
-                )
-        if name != 'crane':
-            train_best(args, name, data)
+        tune(accuracy.with_patience(args, name), name, data)
+
+
+def tune(args: argparse.Namespace, name: str, data: HeteroData) -> None:
+    """Runs what is missing of the grid of a model, and trains the best."""
+    key = accuracy.dataset_name(args), name
+    while left := to_run(name, tuned(args.results)[key]):
+        for setting in left:
+            args.set = accuracy.assignments(setting)
+            label = accuracy.slug(' '.join([name, *args.set]))
+            accuracy.complete(
+                args, name, label, lambda: data, seed=0, tuned=name
+            )
+    if name != 'crane':
+        train_best(args, name, data)
 
 
 def train_best(args: argparse.Namespace, name: str, data: HeteroData) -> None:

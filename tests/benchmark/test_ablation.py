@@ -1,5 +1,6 @@
 import json
 import sys
+from contextlib import nullcontext
 
 import ablation
 import models
@@ -94,6 +95,16 @@ def test_runs_what_is_missing_and_draws(tmp_path, monkeypatch):
         ablation.main()
     assert len(fits) == 3
     assert spans == [(0.3, 0.3)]
+
+    monkeypatch.setitem(GROUPS['Steps'], '3', {'num_steps': 3})
+    path = folder / 'shop-steps-3-1.json'
+    for patience, match in [(11, None), (9, 'was made with arguments')]:
+        arguments = {'epochs': 200, 'patience': patience}
+        path.write_text(json.dumps({**record, 'arguments': arguments}))
+        context = pytest.raises(ValueError, match=match) if match else None
+        with context or nullcontext():  # One of longer patience will do.
+            ablation.main()
+    assert len(fits) == 3
 
 
 def test_table(monkeypatch):

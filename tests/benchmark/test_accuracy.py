@@ -13,6 +13,7 @@ def run(tmp_path, monkeypatch):
 
     def fit(name, data, seed, args):
         fits.append((name, seed, *args.set))
+        patience[name] = args.patience
         return {
             'test': {'recall@20': 0.5},
             'overrides': accuracy.overrides(args),
@@ -27,7 +28,7 @@ def run(tmp_path, monkeypatch):
         accuracy.main()
         return fits.copy()
 
-    fits = []
+    fits, run.patience = [], (patience := {})
     monkeypatch.setattr(grids, 'RESULTS', tmp_path / 'tuning')
     monkeypatch.setattr(accuracy, 'REFERENCES', {})
     monkeypatch.setattr(accuracy, 'fit', fit)
@@ -76,6 +77,7 @@ def test_trains_as_tuned(run, tmp_path):
     as_tuned = ('mf-bpr', 0, 'lambda_reg=0.3', 'lr=0.003')
     by_default = ('crane', 0), ('vbpr', 0)
     assert run(*args) == [as_tuned, *by_default]
+    assert run.patience == {'mf-bpr': 10, 'crane': 10, 'vbpr': 20}
     assert run(*args[:4], '--set', 'lr=1', '--tag=-a') == [
         ('mf-bpr', 0, 'lr=1')
     ]
