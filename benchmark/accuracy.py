@@ -71,7 +71,7 @@ def main() -> None:
         for name in args.models
     ]
     for seed, (name, setting) in itertools.product(args.seeds, runs):
-        is_kept(setting, name + args.tag, seed)  # It must not be lost.
+        kept_result(setting, name + args.tag, seed)  # It must not be lost.
     for seed in args.seeds:
         if args.demo or seed == args.seeds[0]:
             data = load_data(args, seed)
@@ -79,6 +79,10 @@ def main() -> None:
                 result = refer(reference, data)
                 save(args, name, seed if args.demo else None, result)
         for name, setting in runs:
+            kept = kept_result(setting, name + args.tag, seed)
+            if is_longer(kept, setting):
+                print(name, 'stays, as it was allowed to train for longer')
+                continue
             print(name, *setting.set or ['as by default'])
             result = fit(name, data, seed, setting)
             save(setting, name + args.tag, seed, result)
@@ -284,33 +288,41 @@ def complete(
     """Trains and saves a model, unless its result is there, or one of a run
     that was allowed to train for longer.
     """
-    if is_kept(args, name, seed, or_longer=True):
+    if kept_result(args, name, seed):
         return
     result = fit(model, data(), seed, args)
     del result['recall'], result['ndcg']
     save(args, name, seed, {**result, **about})
 
 
-def is_kept(
-    args: argparse.Namespace, name: str, seed: int, or_longer: bool = False
-) -> bool:
-    """Whether a result is there; one that was made otherwise is an error."""
+def kept_result(
+    args: argparse.Namespace, name: str, seed: int
+) -> dict[str, Any]:
+    """The result that is there, if any. One that was made otherwise is an
+    error, unless all that differs is that it was allowed to train for longer.
+    """
     path = path_of(args, name, seed)
     if not path.exists():
-        return False
-    record, asked = json.loads(path.read_text()), how(args)
-    limits = record.get('arguments', {})
-    if or_longer and all(
-        limits.get(key, 0) >= value for key, value in asked['arguments'].items()
-    ):
-        asked['arguments'] = limits
+        return {}
+    record: dict[str, Any] = json.loads(path.read_text())
+    asked = how(args)
+    if is_longer(record, args):
+        del asked['arguments']
     for key, value in asked.items():
         if (kept := record.get(key)) != value:
             raise ValueError(
                 f"'{path}' was made with {key} {kept} (got {value}); keep "
                 f'this one elsewhere, by --results, or remove the file'
             )
-    return True
+    return record
+
+
+def is_longer(record: dict[str, Any], args: argparse.Namespace) -> bool:
+    """Whether a run was allowed to train for longer than is asked for."""
+    asked, allowed = arguments(args), record.get('arguments', {})
+    return allowed != asked and all(
+        allowed.get(key, 0) >= value for key, value in asked.items()
+    )
 
 
 def how(args: argparse.Namespace) -> dict[str, dict[str, Any]]:

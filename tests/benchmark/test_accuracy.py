@@ -39,7 +39,7 @@ def run(tmp_path, monkeypatch):
     ('other', 'text'),
     [
         (['--set', 'lambda_reg=0.5'], r"overrides {} \(got {'lambda_reg': 0.5"),
-        (['--patience', '9'], r"'patience': 10} \(got .*'patience': 9}"),
+        (['--patience', '11'], r"'patience': 10} \(got .*'patience': 11}"),
     ],
 )
 def test_keeps_what_was_made_otherwise(run, tmp_path, other, text):
@@ -57,6 +57,8 @@ def test_keeps_what_was_made_otherwise(run, tmp_path, other, text):
     assert run('--seeds', '1') == [('mf-bpr', 1)]  # As it was: once more.
     record = json.loads(path.read_text())
     assert record['arguments'] == {'epochs': 200, 'patience': 10}
+    assert run('--seeds', '1', '--patience', '9') == []  # It had longer.
+    assert json.loads(path.read_text()) == record
 
 
 def test_trains_as_tuned(run, tmp_path):
