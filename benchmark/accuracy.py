@@ -34,6 +34,7 @@ from crane_pyg.sampling import sample_negatives
 
 RESULTS = Path(__file__).parent / 'results'
 RATES = ('user', 'rates', 'item')
+# How many epochs without gain end a run:
 PATIENCE, SLOW_LEARNERS = 10, {'freedom': 20, 'vbpr': 20}
 REFERENCES = {
     'most-popular': evaluate_popularity,
@@ -70,8 +71,10 @@ def main() -> None:
         (name, as_tuned(with_patience(args, name), name, tuned))
         for name in args.models
     ]
-    for seed, (name, setting) in itertools.product(args.seeds, runs):
-        kept_result(setting, name + args.tag, seed)  # It must not be lost.
+    kept = {  # Before any training, as none of them must be lost.
+        (name, seed): kept_result(setting, name + args.tag, seed)
+        for seed, (name, setting) in itertools.product(args.seeds, runs)
+    }
     for seed in args.seeds:
         if args.demo or seed == args.seeds[0]:
             data = load_data(args, seed)
@@ -79,8 +82,7 @@ def main() -> None:
                 result = refer(reference, data)
                 save(args, name, seed if args.demo else None, result)
         for name, setting in runs:
-            kept = kept_result(setting, name + args.tag, seed)
-            if is_longer(kept, setting):
+            if is_longer(kept[name, seed], setting):
                 print(name, 'stays, as it was allowed to train for longer')
                 continue
             print(name, *setting.set or ['as by default'])
@@ -305,16 +307,22 @@ def kept_result(
     if not path.exists():
         return {}
     record: dict[str, Any] = json.loads(path.read_text())
-    asked = how(args)
+    for key, value in unmet(record, args).items():
+        raise ValueError(
+            f"'{path}' was made with {key} {record.get(key)} (got {value}); "
+            f'keep this one elsewhere, by --results, or remove the file'
+        )
+    return record
+
+
+def unmet(
+    record: dict[str, Any], args: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """What is asked of a run, and a result does not have."""
+    asked = {'overrides': overrides(args), 'arguments': arguments(args)}
     if is_longer(record, args):
         del asked['arguments']
-    for key, value in asked.items():
-        if (kept := record.get(key)) != value:
-            raise ValueError(
-                f"'{path}' was made with {key} {kept} (got {value}); keep "
-                f'this one elsewhere, by --results, or remove the file'
-            )
-    return record
+    return {key: x for key, x in asked.items() if record.get(key) != x}
 
 
 def is_longer(record: dict[str, Any], args: argparse.Namespace) -> bool:
@@ -323,11 +331,6 @@ def is_longer(record: dict[str, Any], args: argparse.Namespace) -> bool:
     return allowed != asked and all(
         allowed.get(key, 0) >= value for key, value in asked.items()
     )
-
-
-def how(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """What was asked of a run, as its result has it."""
-    return {'overrides': overrides(args), 'arguments': arguments(args)}
 
 
 def arguments(args: argparse.Namespace) -> dict[str, int]:

@@ -70,7 +70,7 @@ def train_best(args: argparse.Namespace, name: str, data: HeteroData) -> None:
     for seed in args.seeds:
         path = accuracy.path_of(args, name, seed)
         kept = json.loads(path.read_text()) if path.exists() else {}
-        if not accuracy.how(args).items() <= kept.items():
+        if accuracy.unmet(kept, args):
             result = accuracy.fit(name, data, seed, args)
             accuracy.save(args, name, seed, result)
 

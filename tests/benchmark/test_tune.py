@@ -138,3 +138,10 @@ def test_tunes_and_trains_the_best(tmp_path, monkeypatch, capsys):
     path.write_text(json.dumps({**record, 'overrides': {'lambda_reg': 3}}))
     tune.main()
     assert fits == [('mf-bpr', 1, 2)]
+
+    fits.clear()
+    for patience in (11, 9):  # One of longer patience will do.
+        arguments = {'epochs': 200, 'patience': patience}
+        path.write_text(json.dumps({**record, 'arguments': arguments}))
+        tune.main()
+        assert fits == [('mf-bpr', 1, 2)] * (patience < 10)
