@@ -1,3 +1,4 @@
+import copy
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -57,6 +58,12 @@ class CompressedRows:
         index += torch.arange(row.size(0), device=src.device)
         dst, value = (x.index_select(0, index) for x in (self.dst, self.value))
         return row, dst, value
+
+    def scaled(self, factor: float) -> 'CompressedRows':
+        r"""Returns a copy whose values are :obj:`factor` times as large."""
+        out = copy.copy(self)
+        out.value = factor * self.value
+        return out
 
 
 def as_index(

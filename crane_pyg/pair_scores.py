@@ -15,6 +15,7 @@ from torch_geometric.typing import EdgeType, NodeType
 from crane_pyg._rows import check_edge_index
 from crane_pyg.nn.conv import CRANEConv
 from crane_pyg.nn.crane import CRANE, CRANEOutput
+from crane_pyg.transforms._utils import get_graph
 
 __all__ = ['PairScores']
 
@@ -132,7 +133,7 @@ class PairScores(Module):
         return score
 
     def _add_graph(self, edge_type: EdgeType) -> None:
-        self.edge_index[edge_type], _ = self.model._graph(self.data, edge_type)
+        self.edge_index[edge_type], _ = get_graph(self.data, edge_type)
 
     def _add_neighbors(self) -> None:
         with torch.no_grad():
@@ -140,10 +141,9 @@ class PairScores(Module):
         neighbors = self.model.neighborhood(self.data, out)
         if neighbors is None:
             return
-        scale = float(self.model.neighbor_scale)
-        weights = self.model._scaled_weights(out, scale).items()
-        for (relation, weight), graph in zip(
-            weights, neighbors.graphs, strict=True
+        relations = self.model.neighbor_weights
+        for relation, weight, graph in zip(
+            relations, neighbors.weights, neighbors.graphs, strict=True
         ):
             edge_type = (self.item, relation, self.item)
             if edge_type in self.data.edge_types:

@@ -183,35 +183,6 @@ def evaluate_scores(
     return {name: float(value) for name, value in metrics.compute().items()}
 
 
-@torch.no_grad()
-def product_std(user_emb: Tensor, item_emb: Tensor) -> Tensor:
-    r"""Returns the standard deviation of the inner products of all users
-    :math:`(U, d)` and items :math:`(I, d)`, without computing any of them.
-
-    .. math::
-        \sigma^2 = \left\langle \mathbf{C}_{\mathcal{U}},
-        \mathbf{C}_{\mathcal{I}} \right\rangle +
-        \bar{\mathbf{x}}_{\mathcal{I}}^{\top} \mathbf{C}_{\mathcal{U}}
-        \bar{\mathbf{x}}_{\mathcal{I}} +
-        \bar{\mathbf{x}}_{\mathcal{U}}^{\top} \mathbf{C}_{\mathcal{I}}
-        \bar{\mathbf{x}}_{\mathcal{U}}
-
-    with the means and the covariances :math:`\mathbf{C}` of both. None of
-    the parts is negative: nothing cancels.
-    """
-    means, covs = [], []
-    for x in (user_emb, item_emb):
-        x = x.to(torch.promote_types(x.dtype, torch.float))
-        mean = x.mean(dim=0)
-        x = x - mean
-        means.append(mean)
-        with torch.autocast(x.device.type, enabled=False):
-            covs.append(x.t() @ x / x.size(0))
-    outer = [mean.unsqueeze(1) * mean for mean in means]
-    square = covs[0] * (covs[1] + outer[1]) + outer[0] * covs[1]
-    return square.sum().clamp(min=0.0).sqrt()
-
-
 def score_blocks(
     user_emb: Tensor,
     item_emb: Tensor,

@@ -3,8 +3,10 @@ import torch
 from torch_geometric import EdgeIndex
 from torch_geometric.testing import withCUDA
 
+import crane_pyg.transforms as T
 from crane_pyg import neighborhood
-from crane_pyg.neighborhood import Neighborhood
+from crane_pyg.datasets import FakeMultimodalDataset
+from crane_pyg.neighborhood import Neighborhood, product_std
 from crane_pyg.ranking import evaluate, top_k
 
 SIZE = (7, 9)
@@ -133,3 +135,128 @@ def test_neighborhood_needs_scores_of_all_items(history, graphs, size):
     match = rf"'score' .* \[4, 9\] \(got \[{size[0]}, {size[1]}\]\)"
     with pytest.raises(ValueError, match=match):
         near.add_to(torch.zeros(size), torch.tensor([5, 0, 5, 3]))
+
+
+@pytest.fixture
+def data():
+    return FakeMultimodalDataset(40, 30, pre_transform=T.BuildDualGraph())[0]
+
+
+@pytest.fixture
+def embs():
+    generator = torch.Generator().manual_seed(12)
+    return tuple(torch.randn(n, 4, generator=generator) for n in (40, 30))
+
+
+@pytest.fixture
+def small_embs():
+    generator = torch.Generator().manual_seed(12)
+    return tuple(torch.randn(n, 4, generator=generator) for n in SIZE)
+
+
+def get_edges(data, relation):
+    store = data['item', relation, 'item']
+    return store.edge_index.as_tensor(), store.edge_weight
+
+
+@withCUDA
+@pytest.mark.parametrize('rates', ['rates', 'bought'])
+@pytest.mark.parametrize(
+    'weights', [None, {'similar_to': 0.5, 'refined': -2.0}, {'co_rated': 3.0}]
+)
+def test_neighborhood_from_embeddings(data, embs, rates, weights, device):
+    edge_type = ('user', rates, 'item')
+    data[edge_type].edge_index = data['user', 'rates', 'item'].edge_index
+    build = T.BuildDualGraph()
+    neighbors = {'refined': T.knn_item_graph(embs[1], k=10)}
+    refined = build.item_graph(neighbors, 30)
+    expected, products = torch.zeros(40, 30), embs[0] @ embs[1].t()
+    history = data[edge_type].edge_index.as_tensor()
+    count = dense((40, 30), history, torch.ones(history.size(1)))
+    relations = ('co_rated', 'similar_to', 'refined')
+    for relation, weight in (weights or dict.fromkeys(relations, 9.0)).items():
+        graph = refined if relation == 'refined' else get_edges(data, relation)
+        weight = weight * products.std(unbiased=False)
+        expected += weight * count @ dense((30, 30), *graph)
+
+    user, item = (x.to(device).requires_grad_() for x in embs)
+    near = Neighborhood.from_embeddings(
+        data.to(device), user, item, weights, edge_type
+    )
+    users, zeros = torch.arange(40), torch.zeros(40, 30)
+    score = near.add_to(zeros.to(device), users.to(device))
+    torch.testing.assert_close(score.cpu(), expected)
+    assert not score.requires_grad
+
+    # A factor multiplies what a copy adds:
+    other = near.scaled(-0.5)
+    assert other.weights == [-0.5 * weight for weight in near.weights]
+    out = other.add_to(score.clone(), users.to(device))
+    torch.testing.assert_close(out, 0.5 * score)
+    again = near.add_to(torch.zeros_like(score), users.to(device))
+    torch.testing.assert_close(again, score)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'match'),
+    [
+        ({'weights': {'near': 1.0}}, r"'item', 'near', 'item'.*'BuildDual"),
+        ({'weights': {'refined': float('inf')}}, r"weights\['refined'\].*inf"),
+        ({'edge_type': ('user', 'had', 'item')}, r"'user', 'had', 'item'"),
+        ({'user_emb': torch.ones(39, 4)}, r"'history\[0\]' .* \(got 39\)"),
+        ({'item_emb': torch.rand(29, 4)}, r"'history\[1\]' .* \(got 29\)"),
+    ],
+)
+def test_neighborhood_from_embeddings_errors(data, embs, kwargs, match):
+    kwargs = dict(zip(('user_emb', 'item_emb'), embs, strict=True)) | kwargs
+    with pytest.raises(ValueError, match=match):
+        Neighborhood.from_embeddings(data, **kwargs)
+
+
+@pytest.mark.parametrize('factor', [float('nan'), float('-inf')])
+def test_neighborhood_scaled_errors(history, graphs, factor):
+    near = Neighborhood(history, graphs, SIZE)
+    with pytest.raises(ValueError, match=rf"'factor' .* \(got {factor}\)"):
+        near.scaled(factor)
+
+
+@withCUDA
+@pytest.mark.parametrize('offset', [0.0, 2.0, -30.0])
+@pytest.mark.parametrize(
+    'dtype', [torch.half, torch.bfloat16, torch.float, torch.double]
+)
+def test_product_std(small_embs, offset, dtype, device):
+    user, item = ((x + offset).to(device, dtype) for x in small_embs)
+    expected = (user.double() @ item.double().t()).std(unbiased=False)
+    out = product_std(user.requires_grad_(), item)
+    double = dtype == torch.double
+    assert out.dtype == (torch.double if double else torch.float)
+    assert not out.requires_grad
+    tol = 1e-12 if double else 1e-5
+    torch.testing.assert_close(out.double(), expected, atol=tol, rtol=tol)
+    with torch.autocast(device.type, torch.bfloat16):
+        assert torch.equal(product_std(user, item), out)
+
+
+def test_product_std_of_some(small_embs):
+    user, item = small_embs
+    for x, y in [
+        (user[:1], item),
+        (user, item[:1]),
+        (user[:, :1], item[:, :1]),
+    ]:
+        expected = (x @ y.t()).std(unbiased=False)
+        torch.testing.assert_close(product_std(x, y), expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.half, torch.float, torch.double])
+@pytest.mark.parametrize('value', [0.0, 0.3, -70.0])
+def test_product_std_of_constant_products(dtype, value):
+    user = torch.full((SIZE[0], 4), value, dtype=dtype)
+    item = torch.full((SIZE[1], 4), value, dtype=dtype)
+    tol = 1e-6 * value**2
+    assert 0 <= float(product_std(user, item)) <= tol
+    # Users differ, and none of it is in the direction of any item:
+    user[:, 0] += torch.linspace(-3, 3, SIZE[0], dtype=dtype)
+    item[:, 0] = 0.0
+    assert 0 <= float(product_std(user, item)) <= tol

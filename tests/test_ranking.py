@@ -5,7 +5,7 @@ import torch
 from torch_geometric.testing import withCUDA
 
 from crane_pyg.neighborhood import Neighborhood
-from crane_pyg.ranking import evaluate, evaluate_scores, product_std, top_k
+from crane_pyg.ranking import evaluate, evaluate_scores, top_k
 
 NUM_USERS, NUM_ITEMS = 13, 23
 
@@ -59,48 +59,6 @@ def naive_evaluate(user_emb, item_emb, edge_label_index, exclude, ks):
         out[f'recall@{k}'] = sum(recalls) / len(recalls)
         out[f'ndcg@{k}'] = sum(ndcgs) / len(ndcgs)
     return out
-
-
-@withCUDA
-@pytest.mark.parametrize('offset', [0.0, 2.0, -30.0])
-@pytest.mark.parametrize(
-    'dtype', [torch.half, torch.bfloat16, torch.float, torch.double]
-)
-def test_product_std(embs, offset, dtype, device):
-    user, item = ((x + offset).to(device, dtype) for x in embs)
-    expected = (user.double() @ item.double().t()).std(unbiased=False)
-    out = product_std(user.requires_grad_(), item)
-    double = dtype == torch.double
-    assert out.dtype == (torch.double if double else torch.float)
-    assert not out.requires_grad
-    tol = 1e-12 if double else 1e-5
-    torch.testing.assert_close(out.double(), expected, atol=tol, rtol=tol)
-    with torch.autocast(device.type, torch.bfloat16):
-        assert torch.equal(product_std(user, item), out)
-
-
-def test_product_std_of_some(embs):
-    user, item = embs
-    for x, y in [
-        (user[:1], item),
-        (user, item[:1]),
-        (user[:, :1], item[:, :1]),
-    ]:
-        expected = (x @ y.t()).std(unbiased=False)
-        torch.testing.assert_close(product_std(x, y), expected)
-
-
-@pytest.mark.parametrize('dtype', [torch.half, torch.float, torch.double])
-@pytest.mark.parametrize('value', [0.0, 0.3, -70.0])
-def test_product_std_of_constant_products(dtype, value):
-    user = torch.full((NUM_USERS, 4), value, dtype=dtype)
-    item = torch.full((NUM_ITEMS, 4), value, dtype=dtype)
-    tol = 1e-6 * value**2
-    assert 0 <= float(product_std(user, item)) <= tol
-    # Users differ, and none of it is in the direction of any item:
-    user[:, 0] += torch.linspace(-3, 3, NUM_USERS, dtype=dtype)
-    item[:, 0] = 0.0
-    assert 0 <= float(product_std(user, item)) <= tol
 
 
 @pytest.mark.parametrize('k', [1, 5, NUM_ITEMS])

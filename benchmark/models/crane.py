@@ -5,9 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from crane_pyg.neighborhood import Neighborhood
+from crane_pyg.neighborhood import (
+    WEIGHT,
+    Neighborhood,
+    product_std,
+    refined_graph,
+)
 from crane_pyg.nn import CRANE, CRANEOutput, SampledSoftmaxLoss
-from crane_pyg.ranking import product_std
 from crane_pyg.transforms import ReduceFeatures
 
 from .base import Model, Recipe
@@ -89,9 +93,7 @@ class CRANEModel(Model):
         r"""Builds the item graph anew."""
         if self.rebuild > 0 and epoch % self.rebuild == 0:
             x = torch.cat(self.model._encode_items(self._replace(data)), dim=-1)
-            graph = ItemGraph(
-                *self.model._refined_graph(x), self.model.num_items
-            )
+            graph = ItemGraph(*refined_graph(x), self.model.num_items)
             self.item_graph = (graph.edge_index, graph.edge_weight)
 
     def _replace(self, data: HeteroData) -> HeteroData:
@@ -180,12 +182,9 @@ def add_neighborhood(peer: type[Model]) -> type[Model]:
             self.scale = scale
 
         def neighborhood(self, data: HeteroData) -> Neighborhood | None:
-            # It depends on no parameter of the model:
-            crane = CRANE(*self.size, in_channels={'none': 1}, channels=1)
-            weight = 7 * self.scale / float(product_std(self.user, self.item))
-            for relation in crane.neighbor_weights:
-                crane.neighbor_weights[relation] = weight
-            out = CRANEOutput(self.user, self.item)
-            return crane.neighborhood(data, out)
+            embs = (self.user, self.item)
+            near = Neighborhood.from_embeddings(data, *embs)
+            weight = 7 * self.scale / float(product_std(*embs))
+            return near.scaled(weight / WEIGHT)
 
     return WithNeighborhood

@@ -19,7 +19,7 @@ from crane_pyg._check import (
     check_size,
 )
 from crane_pyg._rows import HALF, as_plain, check_shape
-from crane_pyg.neighborhood import Neighborhood
+from crane_pyg.neighborhood import REFINED, WEIGHT, Neighborhood
 from crane_pyg.nn._mode import evaluation
 from crane_pyg.nn.conv import CRANEConv
 from crane_pyg.nn.extend import extend, lend
@@ -28,12 +28,10 @@ from crane_pyg.nn.loss import hardest_negative, info_nce_loss
 from crane_pyg.nn.pretrained import PretrainedMixin
 from crane_pyg.nn.propagate import Graph, propagate
 from crane_pyg.nn.rca import MODES, RCA
-from crane_pyg.ranking import evaluate, product_std, top_k
-from crane_pyg.transforms import BuildDualGraph, knn_item_graph
-from crane_pyg.transforms._utils import check_edge_type
+from crane_pyg.ranking import evaluate, top_k
+from crane_pyg.transforms._utils import check_edge_type, get_graph
 
 PROFILES: Final = ('input', 'contrast', None)
-REFINED: Final = 'refined'
 
 
 class CRANEOutput(NamedTuple):
@@ -204,7 +202,7 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         self.item_edge = item_edge
         if neighbor_weights is None:
             relations = ('co_rated', item_edge, REFINED)
-            neighbor_weights = dict.fromkeys(relations, 9.0)
+            neighbor_weights = dict.fromkeys(relations, WEIGHT)
         for relation, weight in neighbor_weights.items():
             check_finite(f"neighbor_weights['{relation}']", weight)
         self.neighbor_weights = dict(neighbor_weights)
@@ -423,8 +421,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         """
         if not self._has_neighborhood():
             return None
-        graphs = self._neighbor_graphs(data, out)
-        return self._weigh(data, out, graphs, float(self.neighbor_scale))
+        near = self._neighborhood(data, out)
+        return near.scaled(float(self.neighbor_scale))
 
     @torch.no_grad()
     def tune_neighborhood(
@@ -463,22 +461,20 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         check_least(1, **{'len(factors)': len(factors)})
         for factor in factors:
             check_finite('factors', factor)
-        graphs = self._neighbor_graphs(data, out)
-        if len(graphs) == 0:  # All factors rank alike.
+        near = self._neighborhood(data, out)
+        if len(self.neighbor_weights) == 0:  # All factors rank alike.
             factors = factors[:1]
-        metrics = {}
-        for factor in factors:
-            neighbors = None
-            if factor != 0:
-                neighbors = self._weigh(data, out, graphs, factor)
-            metrics[factor] = evaluate(
+        metrics = {
+            factor: evaluate(
                 out.user,
                 out.item,
                 edge_label_index,
                 data[self.edge_type].edge_index,
                 ks,
-                neighbors=neighbors,
+                neighbors=None if factor == 0 else near.scaled(factor),
             )
+            for factor in factors
+        }
         ndcg = f'ndcg@{max(ks)}'
         best = max(metrics, key=lambda factor: metrics[factor][ndcg])
         self.neighbor_scale.fill_(best)
@@ -487,41 +483,11 @@ class CRANE(PretrainedMixin, torch.nn.Module):
     def _has_neighborhood(self) -> bool:
         return len(self.neighbor_weights) > 0 and bool(self.neighbor_scale)
 
-    def _neighbor_graphs(
-        self, data: HeteroData, out: CRANEOutput
-    ) -> list[Graph]:
-        item = self.edge_type[2]
-        return [
-            self._refined_graph(out.item)
-            if relation == REFINED
-            else self._graph(data, (item, relation, item))
-            for relation in self.neighbor_weights
-        ]
-
-    def _weigh(
-        self,
-        data: HeteroData,
-        out: CRANEOutput,
-        graphs: list[Graph],
-        scale: float,
-    ) -> Neighborhood:
-        weights = self._scaled_weights(out, scale).values()
-        weighted = [
-            (*graph, weight)
-            for graph, weight in zip(graphs, weights, strict=True)
-        ]
-        history = data[self.edge_type].edge_index
-        return Neighborhood(history, weighted, self.size)
-
-    def _scaled_weights(
-        self, out: CRANEOutput, scale: float
-    ) -> dict[str, float]:
-        r"""Returns the weights of the relations times :math:`c \, \sigma`."""
-        scale *= float(product_std(out.user.detach(), out.item.detach()))
-        return {
-            relation: weight * scale
-            for relation, weight in self.neighbor_weights.items()
-        }
+    def _neighborhood(self, data: HeteroData, out: CRANEOutput) -> Neighborhood:
+        embs = (out.user, out.item)
+        return Neighborhood.from_embeddings(
+            data, *embs, self.neighbor_weights, self.edge_type
+        )
 
     @torch.no_grad()
     def recommend(
@@ -601,33 +567,17 @@ class CRANE(PretrainedMixin, torch.nn.Module):
     def _graphs(self, data: HeteroData) -> list[Graph]:
         user, relation, item = self.edge_type
         graphs = [
-            self._graph(data, self.edge_type),
-            self._graph(data, (item, f'rev_{relation}', user)),
+            get_graph(data, self.edge_type),
+            get_graph(data, (item, f'rev_{relation}', user)),
         ]
         if self.num_item_layers > 0 or self.num_new_items > 0:
-            graphs.append(self._graph(data, (item, self.item_edge, item)))
+            graphs.append(get_graph(data, (item, self.item_edge, item)))
         if data[user].num_nodes != self.num_users:
             raise ValueError(
                 f"'data' needs to have {self.num_users} nodes of type "
                 f"'{user}' (got {data[user].num_nodes})"
             )
         return graphs
-
-    def _graph(
-        self, data: HeteroData, edge_type: tuple[str, str, str]
-    ) -> Graph:
-        known = data.edge_types  # To ask for another type would add it.
-        if edge_type not in known or 'edge_weight' not in data[edge_type]:
-            raise ValueError(
-                f"'data' needs to have edge weights of type {edge_type}, "
-                f"see 'BuildDualGraph' and 'neighbor_weights' (got {known})"
-            )
-        return data[edge_type].edge_index, data[edge_type].edge_weight
-
-    def _refined_graph(self, x: Tensor) -> Graph:
-        build = BuildDualGraph()
-        neighbors = {REFINED: knn_item_graph(x, build.k)}
-        return build.item_graph(neighbors, self.num_items)
 
     def _encode_items(self, data: HeteroData) -> list[Tensor]:
         xs, masks = [], []

@@ -36,6 +36,17 @@ def get_edges(
     return data[edge_type], num_src, num_dst
 
 
+def get_graph(data: HeteroData, edge_type: EdgeType) -> tuple[Tensor, Tensor]:
+    r"""Returns the edges of a type, and their weights."""
+    known = data.edge_types  # To ask for another type would add it.
+    if edge_type not in known or 'edge_weight' not in data[edge_type]:
+        raise ValueError(
+            f"'data' needs to have edge weights of type {edge_type}, see "
+            f"'BuildDualGraph' (got {known})"
+        )
+    return data[edge_type].edge_index, data[edge_type].edge_weight
+
+
 def get_modalities(data: HeteroData, node_type: str) -> dict[str, Tensor]:
     num_nodes = get_num_nodes(data, node_type)
     xs = {k[2:]: x for k, x in data[node_type].items() if k.startswith('x_')}
