@@ -149,38 +149,41 @@ def evaluate_scores(
         candidates (torch.Tensor, optional): If given, the only items that may
             be ranked :math:`(C)`. (default: :obj:`None`)
     """
-    num_items = size[1]
-    if len(ks) == 0:
-        raise ValueError(f"'ks' needs to hold at least one length (got {ks})")
-    for k in ks:
-        check_k(k, num_items)
-    labels = CompressedRows(edge_label_index, *size, 'edge_label_index')
-    if edge_label_index.size(1) == 0:
-        raise ValueError(
-            "'edge_label_index' needs to hold at least one pair to evaluate "
-            f'against (got shape {list(edge_label_index.size())})'
-        )
-    device = edge_label_index.device
-    barred = Barred(exclude, candidates, size, device)
-    if barred.candidates is not None:
-        items = edge_label_index[1]
-        check_candidates('edge_label_index[1]', items, barred.candidates)
-    metrics = LinkPredMetricCollection(
-        {
-            f'{name}@{k}': metric(k=k)
-            for k in ks
-            for name, metric in (
-                ('recall', LinkPredRecall),
-                ('ndcg', LinkPredNDCG),
-            )
-        }
-    ).to(device)
+    metrics = RankingMetrics(size, edge_label_index, exclude, ks, candidates)
     for users, score in scores:
-        top = mask_top_k(users, score, max(ks), barred)
-        # The metrics know no padding; this index is no item's:
-        top = top.masked_fill(top < 0, num_items)
-        metrics.update(top, coalesce(torch.stack(labels[users][:2])))
-    return {name: float(value) for name, value in metrics.compute().items()}
+        metrics.update(users, score)
+    return metrics.compute()
+
+
+@torch.no_grad()
+def evaluate_each(
+    user_emb: Tensor,
+    item_emb: Tensor,
+    edge_label_index: Tensor,
+    exclude: Tensor | None,
+    ks: Sequence[int],
+    neighbors: Sequence[Neighborhood | None],
+    block_size: int = 1024,
+) -> list[dict[str, float]]:
+    r"""The same as :meth:`evaluate` with each of some neighborhoods, for which
+    the inner products are computed once.
+    """
+    size = (user_emb.size(0), item_emb.size(0))
+    for near in neighbors:
+        check_neighbors(near, size)
+    args = (size, edge_label_index, exclude, ks)
+    metrics = [RankingMetrics(*args) for _ in neighbors]
+    index, copy = edge_label_index[0].unique(), None
+    for users, score in score_blocks(user_emb, item_emb, index, block_size):
+        # No block is larger than the first one:
+        copy = torch.empty_like(score) if copy is None else copy
+        for near, metric in zip(neighbors, metrics, strict=True):
+            block = score
+            if near is not None:
+                block = copy[: users.numel()].copy_(score)
+                block = near.add_to(block, users)
+            metric.update(users, block)
+    return [metric.compute() for metric in metrics]
 
 
 def score_blocks(
@@ -195,11 +198,7 @@ def score_blocks(
     """
     check_size(1, block_size=block_size)
     size = (user_emb.size(0), item_emb.size(0))
-    if neighbors is not None and neighbors.size != size:
-        raise ValueError(
-            f"'user_emb' and 'item_emb' need to hold all {neighbors.size} "
-            f"users and items of 'neighbors' (got {size})"
-        )
+    check_neighbors(neighbors, size)
     if user_emb.dtype != item_emb.dtype or not user_emb.is_floating_point():
         raise ValueError(
             f"'user_emb' and 'item_emb' need to be floating and of the same "
@@ -216,6 +215,65 @@ def score_blocks(
             users,
             score if neighbors is None else neighbors.add_to(score, users),
         )
+
+
+class RankingMetrics:
+    r"""The metrics of blocks of users, whose scores :math:`(B, I)` lose those
+    of barred items.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        edge_label_index: Tensor,
+        exclude: Tensor | None,
+        ks: Sequence[int],
+        candidates: Tensor | Sequence[int] | None = None,
+    ) -> None:
+        self.ks, self.num_items = ks, size[1]
+        if len(ks) == 0:
+            raise ValueError(
+                f"'ks' needs to hold at least one length (got {ks})"
+            )
+        for k in ks:
+            check_k(k, self.num_items)
+        self.labels = CompressedRows(
+            edge_label_index, *size, 'edge_label_index'
+        )
+        if edge_label_index.size(1) == 0:
+            raise ValueError(
+                "'edge_label_index' needs to hold at least one pair to "
+                'evaluate against '
+                f'(got shape {list(edge_label_index.size())})'
+            )
+        device = edge_label_index.device
+        self.barred = Barred(exclude, candidates, size, device)
+        if self.barred.candidates is not None:
+            items = edge_label_index[1]
+            name = 'edge_label_index[1]'
+            check_candidates(name, items, self.barred.candidates)
+        self.metrics = LinkPredMetricCollection(
+            {
+                f'{name}@{k}': metric(k=k)
+                for k in ks
+                for name, metric in (
+                    ('recall', LinkPredRecall),
+                    ('ndcg', LinkPredNDCG),
+                )
+            }
+        ).to(device)
+
+    def update(self, users: Tensor, score: Tensor) -> None:
+        r"""Ranks the items of one block of users."""
+        top = mask_top_k(users, score, max(self.ks), self.barred)
+        # The metrics know no padding; this index is no item's:
+        top = top.masked_fill(top < 0, self.num_items)
+        pairs = coalesce(torch.stack(self.labels[users][:2]))
+        self.metrics.update(top, pairs)
+
+    def compute(self) -> dict[str, float]:
+        r"""Returns the means over all users so far."""
+        return {name: float(x) for name, x in self.metrics.compute().items()}
 
 
 class Barred:
@@ -254,6 +312,16 @@ def mask_top_k(users: Tensor, score: Tensor, k: int, barred: Barred) -> Tensor:
     barred.mask_(users, score)
     value, index = group_top_k(score, k)
     return index.masked_fill(value == float('-inf'), -1)
+
+
+def check_neighbors(
+    neighbors: Neighborhood | None, size: tuple[int, int]
+) -> None:
+    if neighbors is not None and neighbors.size != size:
+        raise ValueError(
+            f"'user_emb' and 'item_emb' need to hold all {neighbors.size} "
+            f"users and items of 'neighbors' (got {size})"
+        )
 
 
 def check_k(k: int, num_items: int) -> None:

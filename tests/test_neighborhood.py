@@ -7,7 +7,7 @@ import crane_pyg.transforms as T
 from crane_pyg import neighborhood
 from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.neighborhood import Neighborhood, product_std
-from crane_pyg.ranking import evaluate, top_k
+from crane_pyg.ranking import evaluate, evaluate_each, top_k
 
 SIZE = (7, 9)
 
@@ -97,6 +97,25 @@ def test_rankings_add_neighborhood(history, graphs):
     out = evaluate(user, item, first, ks=[1], **kwargs)
     assert out['recall@1'] == 1.0
     assert evaluate(user, item, first, ks=[1])['recall@1'] < 1.0
+
+
+@pytest.mark.parametrize('block_size', [1, 3, 1024])
+def test_evaluate_each(history, graphs, small_embs, block_size):
+    near = Neighborhood(history, graphs, SIZE)
+    neighbors = [near, None, near.scaled(-3.0), near]
+    held_out = get_graph(*SIZE, 12, seed=5)[0]
+    args = (*small_embs, held_out, history, [2, 4])
+    out = evaluate_each(*args, neighbors, block_size)
+    assert out == [evaluate(*args, neighbors=x) for x in neighbors]
+    assert len({metrics['ndcg@4'] for metrics in out}) == 3
+
+
+def test_evaluate_each_needs_all_users_and_items(history, graphs, small_embs):
+    user, item = small_embs
+    near = Neighborhood(history, graphs, SIZE)
+    match = r"all \(7, 9\) users and items of 'neighbors' \(got \(6, 9\)\)"
+    with pytest.raises(ValueError, match=match):
+        evaluate_each(user[:6], item, history[:, :1], None, [2], [None, near])
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from crane_pyg.nn.loss import hardest_negative, info_nce_loss
 from crane_pyg.nn.pretrained import PretrainedMixin
 from crane_pyg.nn.propagate import Graph, propagate
 from crane_pyg.nn.rca import MODES, RCA
-from crane_pyg.ranking import evaluate, top_k
+from crane_pyg.ranking import evaluate_each, top_k
 from crane_pyg.transforms._utils import check_edge_type, get_graph
 
 PROFILES: Final = ('input', 'contrast', None)
@@ -464,20 +464,20 @@ class CRANE(PretrainedMixin, torch.nn.Module):
         near = self._neighborhood(data, out)
         if len(self.neighbor_weights) == 0:  # All factors rank alike.
             factors = factors[:1]
-        metrics = {
-            factor: evaluate(
-                out.user,
-                out.item,
-                edge_label_index,
-                data[self.edge_type].edge_index,
-                ks,
-                neighbors=None if factor == 0 else near.scaled(factor),
-            )
-            for factor in factors
-        }
-        ndcg = f'ndcg@{max(ks)}'
-        best = max(metrics, key=lambda factor: metrics[factor][ndcg])
-        self.neighbor_scale.fill_(best)
+        metrics = evaluate_each(
+            out.user,
+            out.item,
+            edge_label_index,
+            data[self.edge_type].edge_index,
+            ks,
+            [
+                None if factor == 0 else near.scaled(factor)
+                for factor in factors
+            ],
+        )
+        ndcgs = [metric[f'ndcg@{max(ks)}'] for metric in metrics]
+        best = ndcgs.index(max(ndcgs))
+        self.neighbor_scale.fill_(factors[best])
         return metrics[best]
 
     def _has_neighborhood(self) -> bool:
