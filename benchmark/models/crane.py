@@ -5,12 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from crane_pyg.neighborhood import (
-    WEIGHT,
-    Neighborhood,
-    product_std,
-    refined_graph,
-)
+from crane_pyg.neighborhood import Neighborhood, refined_graph
 from crane_pyg.nn import CRANE, CRANEOutput, SampledSoftmaxLoss
 from crane_pyg.transforms import ReduceFeatures
 
@@ -182,9 +177,7 @@ def add_neighborhood(peer: type[Model]) -> type[Model]:
             self.scale = scale
 
         def neighborhood(self, data: HeteroData) -> Neighborhood | None:
-            embs = (self.user, self.item)
-            near = Neighborhood.from_embeddings(data, *embs)
-            weight = 7 * self.scale / float(product_std(*embs))
-            return near.scaled(weight / WEIGHT)
+            near = Neighborhood.from_embeddings(data, self.user, self.item)
+            return near.scaled(7 * self.scale / near.weights[0])
 
     return WithNeighborhood
