@@ -5,7 +5,7 @@ python benchmark/ablation.py --draw                 # draw the results there are
 python benchmark/ablation.py --write                # and write the table
 
 The results of CRANE itself are those that accuracy.py has kept. Where a result
-is missing, the table has that of the latest earlier form of CRANE, if any.
+is missing, the table has that of an earlier form of CRANE, if any.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from readme import replace_between
 
 RESULTS = Path(__file__).parent / 'results' / 'ablation'
-EARLIER = {'form-2': '*', 'form-1': '†'}
+EARLIER = {'earlier': '*'}
 PAGE = Path(__file__).parent.parent / 'docs' / 'results.md'
 BEGIN, END = '<!-- ablation:begin -->', '<!-- ablation:end -->'
 # The largest standard deviations of CRANE seen, both over six seeds:
