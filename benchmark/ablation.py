@@ -4,8 +4,7 @@ python benchmark/ablation.py --data path/to/folder  # run what is missing, draw
 python benchmark/ablation.py --draw                 # draw the results there are
 python benchmark/ablation.py --write                # and write the table
 
-The results of CRANE itself are those that accuracy.py has kept. Where a result
-is missing, the table has that of an earlier form of CRANE, if any.
+The results of CRANE itself are those that accuracy.py has kept.
 """
 
 import argparse
@@ -20,7 +19,6 @@ from matplotlib.axes import Axes
 from readme import replace_between
 
 RESULTS = Path(__file__).parent / 'results' / 'ablation'
-EARLIER, MARK = 'earlier', '*'
 PAGE = Path(__file__).parent.parent / 'docs' / 'results.md'
 BEGIN, END = '<!-- ablation:begin -->', '<!-- ablation:end -->'
 # The largest standard deviations of CRANE seen, both over six seeds:
@@ -77,6 +75,13 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
         for n in (256, 1024)
         for t in (0.1, 0.2)
     },
+    'Sampled softmax: 1024 negatives, .1, L2': {
+        str(x): {
+            'softmax': {'num_samples': 1024, 'temperature': 0.1},
+            'lambda_reg': x,
+        }
+        for x in (3e-3, 1e-2)
+    },
     'Sampled softmax: 1024 popular negatives, .2': {
         name: {'softmax': {**SOFTMAX, 'popular': True, 'correct': correct}}
         for name, correct in [('as they are', False), ('corrected', True)]
@@ -112,9 +117,7 @@ def main() -> None:
     recalls = collect(args.results, args.reference)
     draw(recalls, args.results)
     if args.write:
-        earlier = args.results / EARLIER
-        forms = [(recalls, ''), (collect(earlier, earlier), MARK)]
-        replace_between(PAGE, BEGIN, END, table(forms))
+        replace_between(PAGE, BEGIN, END, table(recalls))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -143,40 +146,31 @@ def collect(folder: Path, reference: Path) -> dict[str, Recalls]:
     return out
 
 
-def table(forms: list[tuple[dict[str, Recalls], str]]) -> str:
-    """One row for each variant, with the difference to CRANE of the same form,
-    the latest one that has a result of it, and the mark of that form.
-    """
-    names = [name for name, x in forms[0][0].items() if x.keys() - {'crane'}]
+def table(results: dict[str, Recalls]) -> str:
+    """One row for each variant, with the difference to CRANE itself."""
+    names = [name for name, x in results.items() if x.keys() - {'crane'}]
     lines = ['changed', *names], ['---'] * (1 + len(names))
     rows = [' | '.join(line) for line in lines]
     for group, variants in GROUPS.items():
         for variant in variants:
             label = f'{group}: {variant}'
-            cells = [
-                cell(
-                    name, slug(label), [(x.get(name, {}), m) for x, m in forms]
-                )
-                for name in names
-            ]
+            cells = [cell(name, slug(label), results[name]) for name in names]
             if any(text != '-' for text in cells):
                 rows.append(' | '.join([label, *cells]))
     return '\n'.join(f'| {row} |' for row in rows)
 
 
-def cell(name: str, label: str, forms: list[tuple[Recalls, str]]) -> str:
+def cell(name: str, label: str, recalls: Recalls) -> str:
     """The mean and its difference, bold if it is one beyond that of seeds."""
-    known = [form for form in forms if {label, 'crane'} <= form[0].keys()]
-    if len(known) == 0:
+    if not {label, 'crane'} <= recalls.keys():
         return '-'
-    recalls, mark = known[0]
     value, n = mean(recalls[label]), len(recalls[label])
     gain = value - mean(recalls['crane'])
     spread = SPREADS.get(name, max(SPREADS.values()))
     error = spread * (1 / n + 1 / len(recalls['crane'])) ** 0.5
     bold = '**' if abs(gain) > 2 * error else ''
     seeds = f', {n} seeds' if n > 1 else ''
-    return f'{value:.4f} ({bold}{gain:+.4f}{bold}{seeds}){mark}'
+    return f'{value:.4f} ({bold}{gain:+.4f}{bold}{seeds})'
 
 
 def draw(results: dict[str, Recalls], folder: Path) -> None:

@@ -6,7 +6,12 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from crane_pyg.neighborhood import Neighborhood, refined_graph
-from crane_pyg.nn import CRANE, CRANEOutput, SampledSoftmaxLoss
+from crane_pyg.nn import (
+    CRANE,
+    CRANEOutput,
+    InfoNCELoss,
+    SampledSoftmaxLoss,
+)
 from crane_pyg.transforms import ReduceFeatures
 
 from .base import Model, Recipe
@@ -21,7 +26,7 @@ class CRANEModel(Model):
         loss (dict, optional): Arguments of the loss of CRANE.
             (default: :obj:`None`)
         softmax (dict, optional): Arguments of :class:`Softmax`, which replaces
-            that loss. (default: :obj:`None`)
+            BPR in that loss. (default: :obj:`None`)
         features (dict, optional): Trains on other features: those of a
             :obj:`dtype`, or reduced to some :obj:`channels`.
             (default: :obj:`None`)
@@ -79,9 +84,9 @@ class CRANEModel(Model):
 
     def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
         r"""The loss of a mini-batch, of the latest forward pass."""
-        if self.softmax is not None:
-            return self.softmax(self.out, user, pos)
-        return self.model.loss(self.out, user, pos, neg, **self.options)
+        if self.softmax is None:
+            return self.model.loss(self.out, user, pos, neg, **self.options)
+        return self.softmax(self.out, user, pos) + contrast(self.out, user, pos)
 
     @torch.no_grad()
     def end_epoch(self, data: HeteroData, epoch: int) -> None:
@@ -114,6 +119,32 @@ def replace_features(
         for name, x in get_features(data).items():
             data['item'][f'x_{name}'] = x.to(getattr(torch, dtype))
     return data
+
+
+def contrast(
+    out: CRANEOutput,
+    user: Tensor,
+    item: Tensor,
+    weight: float = 1e-2,
+    size: int = 1024,
+) -> Tensor:
+    r"""The contrastive part of the loss of CRANE, for use with others than BPR.
+
+    Args:
+        out (CRANEOutput): The output of the forward pass.
+        user (torch.Tensor): The users :math:`(B)`.
+        item (torch.Tensor): Their items :math:`(B)`.
+        weight (float, optional): Its weight. (default: :obj:`1e-2`)
+        size (int, optional): The number of pairs it takes.
+            (default: :obj:`1024`)
+    """
+    user, item, loss_fn = user[:size], item[:size], InfoNCELoss()
+    user_near = F.embedding(user, out.user_semantic)
+    item_near = F.embedding(item, out.item_semantic)
+    user_view = F.embedding(user, out.user) - user_near
+    item_view = F.embedding(item, out.item) - item_near
+    loss = loss_fn(user_view, user_near, user)
+    return weight * (loss + loss_fn(item_view, item_near, item))
 
 
 class Softmax(torch.nn.Module):
