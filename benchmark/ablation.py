@@ -77,7 +77,7 @@ GROUPS: dict[str, dict[str, dict[str, object]]] = {
     },
     'Sampled softmax: 1024 negatives, .1, L2': {
         str(x): {
-            'softmax': {'num_samples': 1024, 'temperature': 0.1},
+            'softmax': {**SOFTMAX, 'temperature': 0.1},
             'lambda_reg': x,
         }
         for x in (3e-3, 1e-2)

@@ -86,7 +86,8 @@ class CRANEModel(Model):
         r"""The loss of a mini-batch, of the latest forward pass."""
         if self.softmax is None:
             return self.model.loss(self.out, user, pos, neg, **self.options)
-        return self.softmax(self.out, user, pos) + contrast(self.out, user, pos)
+        loss = self.softmax(self.out, user, pos)
+        return loss + contrast(self.model, self.out, user, pos)
 
     @torch.no_grad()
     def end_epoch(self, data: HeteroData, epoch: int) -> None:
@@ -122,6 +123,7 @@ def replace_features(
 
 
 def contrast(
+    model: CRANE,
     out: CRANEOutput,
     user: Tensor,
     item: Tensor,
@@ -131,7 +133,8 @@ def contrast(
     r"""The contrastive part of the loss of CRANE, for use with others than BPR.
 
     Args:
-        out (CRANEOutput): The output of the forward pass.
+        model (CRANE): The model.
+        out (CRANEOutput): The output of its forward pass.
         user (torch.Tensor): The users :math:`(B)`.
         item (torch.Tensor): Their items :math:`(B)`.
         weight (float, optional): Its weight. (default: :obj:`1e-2`)
@@ -139,12 +142,10 @@ def contrast(
             (default: :obj:`1024`)
     """
     user, item, loss_fn = user[:size], item[:size], InfoNCELoss()
-    user_near = F.embedding(user, out.user_semantic)
-    item_near = F.embedding(item, out.item_semantic)
-    user_view = F.embedding(user, out.user) - user_near
-    item_view = F.embedding(item, out.item) - item_near
-    loss = loss_fn(user_view, user_near, user)
-    return weight * (loss + loss_fn(item_view, item_near, item))
+    embs = F.embedding(user, out.user), F.embedding(item, out.item)
+    views = model._views(out, user, item, *embs)
+    losses = [loss_fn(*views[0], user), loss_fn(*views[1], item)]
+    return weight * sum(losses)
 
 
 class Softmax(torch.nn.Module):

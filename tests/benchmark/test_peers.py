@@ -476,21 +476,22 @@ def test_softmax_of_popular_negatives(popular, correct):
     total = (weight * score.exp()).sum(dim=1)
     log_q = share[pos].log() if correct else 0.0
     naive = (total.log() - score[row, pos] + log_q).mean()
-    naive += contrast(model.out, user, pos)
+    naive += contrast(model.model, model.out, user, pos)
     torch.testing.assert_close(loss, naive, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize('size', [10, 1024])
-def test_contrast_is_that_of_crane(size):
+@pytest.mark.parametrize('profile', [None, 'contrast'])
+def test_contrast_is_that_of_crane(size, profile):
     data = get_data()
-    model = get_model('crane', data)
+    model = get_model('crane', data, profile=profile)
     model(data)
     batch = get_batch(data)
     whole, bpr = (
         model.model.loss(model.out, *batch, **options, contrast_size=size)
         for options in ({}, {'contrast_weight': 0.0})
     )
-    out = contrast(model.out, *batch[:2], size=size)
+    out = contrast(model.model, model.out, *batch[:2], size=size)
     assert out > 0.01
     torch.testing.assert_close(out, whole - bpr, atol=1e-6, rtol=0)
 
