@@ -26,11 +26,15 @@ from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
-from crane_pyg.checkpoint import replacing
+from crane_pyg._files import replacing
 from crane_pyg.datasets import FakeMultimodalDataset, read_mmrec
-from crane_pyg.ranking import evaluate, top_k
-from crane_pyg.reference import evaluate_item_graph, evaluate_popularity
-from crane_pyg.sampling import sample_negatives
+from crane_pyg.ranking import (
+    evaluate,
+    evaluate_item_graph,
+    evaluate_popularity,
+    top_k,
+)
+from crane_pyg.training import sample_negatives
 
 RESULTS = Path(__file__).parent / 'results'
 RATES = ('user', 'rates', 'item')

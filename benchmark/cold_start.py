@@ -28,11 +28,10 @@ from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
-from crane_pyg.checkpoint import replacing
+from crane_pyg._files import replacing
 from crane_pyg.datasets import read_mmrec
-from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn import CRANE, CRANEOutput
-from crane_pyg.ranking import evaluate, evaluate_scores
+from crane_pyg.ranking import Neighborhood, evaluate, evaluate_scores
 
 RESULTS = Path(__file__).parent / 'results' / 'cold-start'
 RATES = accuracy.RATES

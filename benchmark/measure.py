@@ -21,8 +21,8 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
-from crane_pyg.checkpoint import replacing
-from crane_pyg.sampling import sample_negatives
+from crane_pyg._files import replacing
+from crane_pyg.training import sample_negatives
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / 'docs' / 'speed.md'

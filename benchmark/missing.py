@@ -24,7 +24,7 @@ from readme import replace_between
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
-from crane_pyg.checkpoint import replacing
+from crane_pyg._files import replacing
 from crane_pyg.datasets import read_mmrec
 
 FOLDER = Path(__file__).parent

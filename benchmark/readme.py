@@ -2,7 +2,7 @@ r"""Tables in a text, between two comments."""
 
 from pathlib import Path
 
-from crane_pyg.checkpoint import replacing
+from crane_pyg._files import replacing
 
 
 def replace_between(path: Path, begin: str, end: str, text: str) -> None:

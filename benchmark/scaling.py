@@ -27,7 +27,7 @@ from measure import (
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
-from crane_pyg.checkpoint import replacing
+from crane_pyg._files import replacing
 from crane_pyg.nn import CRANE
 from crane_pyg.transforms.dual_graph import set_user_item_graph
 

@@ -7,19 +7,7 @@ __version__ = '0.1.0'
 
 __all__ = ['__version__']
 
-_MODULES = (
-    'checkpoint',
-    'datasets',
-    'explain',
-    'export',
-    'neighborhood',
-    'nn',
-    'pair_scores',
-    'ranking',
-    'reference',
-    'sampling',
-    'transforms',
-)
+_MODULES = ('datasets', 'explain', 'nn', 'ranking', 'training', 'transforms')
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -19,11 +19,14 @@ from tqdm import tqdm
 
 import crane_pyg.transforms as T
 from crane_pyg import datasets
-from crane_pyg.checkpoint import load_checkpoint, replacing, save_checkpoint
+from crane_pyg._files import replacing
 from crane_pyg.nn import CRANE
-from crane_pyg.ranking import evaluate
-from crane_pyg.reference import evaluate_item_graph, evaluate_popularity
-from crane_pyg.sampling import sample_negatives
+from crane_pyg.ranking import evaluate, evaluate_item_graph, evaluate_popularity
+from crane_pyg.training import (
+    load_checkpoint,
+    sample_negatives,
+    save_checkpoint,
+)
 
 parser = argparse.ArgumentParser()
 parser.add_argument('--data', help='a folder in the MMRec layout')

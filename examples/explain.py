@@ -15,13 +15,12 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
-from crane_pyg.checkpoint import replacing
+from crane_pyg._files import replacing
 from crane_pyg.datasets import FakeMultimodalDataset, MMRecDataset
 from crane_pyg.explain import explain_scores
-from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn import CRANE
-from crane_pyg.ranking import top_k
-from crane_pyg.sampling import sample_negatives
+from crane_pyg.ranking import Neighborhood, top_k
+from crane_pyg.training import sample_negatives
 
 parser = argparse.ArgumentParser()
 parser.add_argument('page', type=Path)

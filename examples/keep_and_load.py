@@ -15,10 +15,9 @@ from torch_geometric.nn.pool import MIPSKNNIndex
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
-from crane_pyg.export import save_top_k
 from crane_pyg.nn import CRANE
-from crane_pyg.ranking import top_k
-from crane_pyg.sampling import sample_negatives
+from crane_pyg.ranking import save_top_k, top_k
+from crane_pyg.training import sample_negatives
 
 parser = argparse.ArgumentParser()
 parser.add_argument('folder', type=Path)

@@ -16,7 +16,7 @@ import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.nn import CRANE
 from crane_pyg.ranking import evaluate
-from crane_pyg.sampling import sample_negatives
+from crane_pyg.training import sample_negatives
 
 NUM_USERS, NUM_ITEMS, NUM_TAGS = 600, 400, 12
 SIZES = {'image': 64, 'text': 32, 'audio': 24, 'table': 1 + NUM_TAGS}

@@ -14,7 +14,7 @@ import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.nn import CRANE
 from crane_pyg.ranking import evaluate
-from crane_pyg.sampling import sample_negatives
+from crane_pyg.training import sample_negatives
 
 parser = argparse.ArgumentParser()
 parser.add_argument('--epochs', type=int, default=10)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree, subgraph
 
-from crane_pyg.checkpoint import replacing
+from crane_pyg._files import replacing
 from crane_pyg.nn import CRANE
 
 MAX_ITEMS = 1000  # More would hide each other.

@@ -19,7 +19,7 @@ from torch_geometric.transforms import ToUndirected
 from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.nn import RCA
 from crane_pyg.ranking import evaluate
-from crane_pyg.sampling import sample_negatives
+from crane_pyg.training import sample_negatives
 
 DIM = 32
 

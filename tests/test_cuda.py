@@ -10,9 +10,8 @@ from torch_geometric.utils import sort_edge_index
 from toys import ITEMS, OPTIONS, RATES, SIZES, USERS, get_data, get_model
 
 import crane_pyg.transforms as T
-from crane_pyg.explain import explain_scores
+from crane_pyg.explain import PairScores, explain_scores
 from crane_pyg.nn import RCA, InfoNCELoss, SampledSoftmaxLoss
-from crane_pyg.pair_scores import PairScores
 from crane_pyg.ranking import evaluate, top_k
 
 NODES = USERS + ITEMS

@@ -9,11 +9,10 @@ from torch.nn import Parameter
 from torch_geometric.data import HeteroData
 from torch_geometric.nn.models.lightgcn import BPRLoss
 
-from crane_pyg.neighborhood import Neighborhood
 from crane_pyg.nn import CRANEConv
 from crane_pyg.nn.loss import hardest_negative
 from crane_pyg.nn.propagate import propagate
-from crane_pyg.ranking import evaluate
+from crane_pyg.ranking import Neighborhood, evaluate
 
 CHANNELS = 64
 TO_ITEM = ('user', 'rates', 'item')

@@ -5,13 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from crane_pyg.neighborhood import Neighborhood, refined_graph
 from crane_pyg.nn import (
     CRANE,
     CRANEOutput,
     InfoNCELoss,
     SampledSoftmaxLoss,
 )
+from crane_pyg.ranking import Neighborhood
+from crane_pyg.ranking.neighborhood import refined_graph
 from crane_pyg.transforms import ReduceFeatures
 
 from .base import Model, Recipe

@@ -18,9 +18,9 @@ from crane_pyg._check import (
     check_option,
     check_size,
 )
+from crane_pyg._edges import check_edge_type, get_graph
+from crane_pyg._mode import evaluation
 from crane_pyg._rows import HALF, as_plain, check_shape
-from crane_pyg.neighborhood import REFINED, WEIGHT, Neighborhood
-from crane_pyg.nn._mode import evaluation
 from crane_pyg.nn.conv import CRANEConv
 from crane_pyg.nn.extend import extend, lend
 from crane_pyg.nn.features import FeatureCache
@@ -28,8 +28,9 @@ from crane_pyg.nn.loss import hardest_negative, info_nce_loss
 from crane_pyg.nn.pretrained import PretrainedMixin
 from crane_pyg.nn.propagate import Graph, propagate
 from crane_pyg.nn.rca import MODES, RCA
-from crane_pyg.ranking import evaluate_each, top_k
-from crane_pyg.transforms._utils import check_edge_type, get_graph
+from crane_pyg.ranking.metrics import evaluate_each
+from crane_pyg.ranking.neighborhood import REFINED, WEIGHT, Neighborhood
+from crane_pyg.ranking.top_k import top_k
 
 PROFILES: Final = ('input', 'contrast', None)
 

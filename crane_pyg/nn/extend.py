@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch_geometric.data import HeteroData
 
+from crane_pyg._edges import get_num_nodes
 from crane_pyg._rows import as_plain
 from crane_pyg.transforms import row_norm
-from crane_pyg.transforms._utils import get_num_nodes
 
 if TYPE_CHECKING:
     from crane_pyg.nn.crane import CRANE

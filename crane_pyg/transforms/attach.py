@@ -7,6 +7,7 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data.hetero_data import HeteroData
 
+from crane_pyg._edges import get_edges, get_num_nodes
 from crane_pyg._rows import HALF, as_index, as_plain, largest_entry
 from crane_pyg.transforms._search import Rows, rank, search
 from crane_pyg.transforms._utils import (
@@ -14,9 +15,7 @@ from crane_pyg.transforms._utils import (
     check_no_inf,
     edge_attrs,
     from_lists,
-    get_edges,
     get_modalities,
-    get_num_nodes,
     to_lists,
 )
 from crane_pyg.transforms.dual_graph import BuildDualGraph, set_user_item_graph

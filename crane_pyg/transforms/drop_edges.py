@@ -6,12 +6,8 @@ from torch_geometric.transforms.base_transform import BaseTransform
 from torch_geometric.utils import degree
 
 from crane_pyg._check import check_fraction
+from crane_pyg._edges import EdgeType, check_edge_type, get_edges
 from crane_pyg._rows import as_plain, check_edge_index
-from crane_pyg.transforms._utils import (
-    EdgeType,
-    check_edge_type,
-    get_edges,
-)
 from crane_pyg.transforms.dual_graph import set_user_item_graph
 
 

@@ -9,17 +9,19 @@ from torch_geometric.transforms.base_transform import BaseTransform
 from torch_geometric.utils import to_undirected
 
 from crane_pyg._check import check_size
-from crane_pyg.transforms._utils import (
+from crane_pyg._edges import (
     EdgeType,
     check_edge_type,
+    get_edges,
+    get_num_nodes,
+    rev_edge_type,
+)
+from crane_pyg.transforms._utils import (
     check_no_inf,
     check_weights,
     edge_attrs,
     from_lists,
-    get_edges,
     get_modalities,
-    get_num_nodes,
-    rev_edge_type,
     set_edges,
     sort_by_col,
     to_edge_index,

@@ -5,13 +5,11 @@ from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.transforms.base_transform import BaseTransform
 from torch_geometric.utils import degree
 
+from crane_pyg._edges import EdgeType, check_edge_type, get_edges
 from crane_pyg._rows import as_plain, check_edge_index, largest_entry
 from crane_pyg.transforms._utils import (
-    EdgeType,
-    check_edge_type,
     check_features,
     check_no_inf,
-    get_edges,
     get_modalities,
 )
 

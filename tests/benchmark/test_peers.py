@@ -13,9 +13,8 @@ from models.crane import contrast
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.nn import CRANEOutput
-from crane_pyg.ranking import evaluate
-from crane_pyg.reference import evaluate_popularity
-from crane_pyg.sampling import sample_negatives
+from crane_pyg.ranking import evaluate, evaluate_popularity
+from crane_pyg.training import sample_negatives
 
 MODELS = models.MODELS
 

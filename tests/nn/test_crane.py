@@ -12,9 +12,8 @@ from toys import no_sync
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.nn import CRANE, CRANEOutput
-from crane_pyg.ranking import evaluate
-from crane_pyg.reference import evaluate_item_graph, evaluate_popularity
-from crane_pyg.sampling import sample_negatives
+from crane_pyg.ranking import evaluate, evaluate_item_graph, evaluate_popularity
+from crane_pyg.training import sample_negatives
 
 NUM_USERS, NUM_ITEMS, CHANNELS = 60, 40, 4
 SIZES = {'image': 6, 'text': 5, 'audio': 3}

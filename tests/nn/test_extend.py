@@ -7,9 +7,8 @@ from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
-from crane_pyg.explain import explain_scores
+from crane_pyg.explain import PairScores, explain_scores
 from crane_pyg.nn import CRANE
-from crane_pyg.pair_scores import PairScores
 
 RATES = ('user', 'rates', 'item')
 SIMILAR = ('item', 'similar_to', 'item')

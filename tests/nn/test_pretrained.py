@@ -351,7 +351,7 @@ def test_pretrained_leaves_complaints_to_the_constructor():
         [{3}],
         b'x',
         int,
-        (x for x in 'abc'),  # Which has no copy either.
+        pytest.param((x for x in 'abc'), id='generator'),  # Not even a copy.
     ],
     ids=str,
 )

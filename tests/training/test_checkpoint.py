@@ -9,8 +9,8 @@ import pytest
 import torch
 from toys import Trap
 
-from crane_pyg import checkpoint
-from crane_pyg.checkpoint import load_checkpoint, replacing, save_checkpoint
+from crane_pyg._files import replacing
+from crane_pyg.training import checkpoint, load_checkpoint, save_checkpoint
 
 META = {'dataset': 'toy', 'pairs': 12}
 

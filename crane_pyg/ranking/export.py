@@ -11,8 +11,13 @@ from torch import Tensor
 
 from crane_pyg._files import replacing
 from crane_pyg._optional import require
-from crane_pyg.neighborhood import Neighborhood
-from crane_pyg.ranking import Barred, check_k, mask_top_k, score_blocks
+from crane_pyg.ranking.neighborhood import Neighborhood
+from crane_pyg.ranking.top_k import (
+    Barred,
+    check_k,
+    mask_top_k,
+    score_blocks,
+)
 
 __all__ = ['save_top_k']
 
@@ -51,7 +56,7 @@ def save_top_k(
         block_size (int, optional): Number of users scored and written at a
             time. (default: :obj:`1024`)
         neighbors (Neighborhood, optional): Adds to the inner products, see
-            :class:`~crane_pyg.neighborhood.Neighborhood`.
+            :class:`~crane_pyg.ranking.Neighborhood`.
             (default: :obj:`None`)
         candidates (torch.Tensor, optional): If given, the only items that may
             be written :math:`(C)`. (default: :obj:`None`)

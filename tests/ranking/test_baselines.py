@@ -8,7 +8,7 @@ from torch_geometric.testing import withCUDA
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
-from crane_pyg.reference import evaluate_item_graph, evaluate_popularity
+from crane_pyg.ranking import evaluate_item_graph, evaluate_popularity
 
 NUM_USERS, NUM_ITEMS = 9, 12
 RATES = ('user', 'rates', 'item')

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch_geometric.testing import onlyCUDA
 
-from crane_pyg.checkpoint import load_checkpoint
 from crane_pyg.datasets import FakeMultimodalDataset
+from crane_pyg.training import load_checkpoint
 
-EXAMPLES = Path(__file__).parent.parent / 'examples'
+EXAMPLES = Path(__file__).parents[2] / 'examples'
 METRICS = ['recall@10', 'ndcg@10', 'recall@20', 'ndcg@20']
 ROWS = ['most popular', 'item graph kNN', 'CRANE']
 TIKTOK = Path(os.environ.get('CRANE_PYG_DATA', ''), 'tiktok')

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch_geometric.testing import withCUDA
 
-from crane_pyg.neighborhood import Neighborhood
-from crane_pyg.ranking import evaluate, evaluate_scores, top_k
+from crane_pyg.ranking import Neighborhood, evaluate, evaluate_scores, top_k
 
 NUM_USERS, NUM_ITEMS = 13, 23
 

@@ -17,8 +17,7 @@ from toys import (
     get_model,
 )
 
-from crane_pyg.explain import explain_scores
-from crane_pyg.pair_scores import PairScores
+from crane_pyg.explain import PairScores, explain_scores
 
 
 def with_weights(data, user, scale):

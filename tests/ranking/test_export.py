@@ -5,10 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from crane_pyg import export
-from crane_pyg.export import save_top_k
-from crane_pyg.neighborhood import Neighborhood
-from crane_pyg.ranking import top_k
+from crane_pyg.ranking import Neighborhood, export, save_top_k, top_k
 
 NUM_USERS, NUM_ITEMS = 13, 23
 NAMES = ['out.npy', 'out.parquet']

@@ -12,10 +12,10 @@ from torch_geometric.data import HeteroData
 from torch_geometric.index import ptr2index
 from torch_geometric.typing import EdgeType, NodeType
 
+from crane_pyg._edges import get_graph
 from crane_pyg._rows import check_edge_index
 from crane_pyg.nn.conv import CRANEConv
 from crane_pyg.nn.crane import CRANE, CRANEOutput
-from crane_pyg.transforms._utils import get_graph
 
 __all__ = ['PairScores']
 

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree
 
-from crane_pyg.neighborhood import Neighborhood
-from crane_pyg.ranking import evaluate
-from crane_pyg.transforms._utils import get_edges
+from crane_pyg._edges import get_edges
+from crane_pyg.ranking.metrics import evaluate
+from crane_pyg.ranking.neighborhood import Neighborhood
 
 __all__ = ['evaluate_item_graph', 'evaluate_popularity']
 

@@ -4,10 +4,10 @@ from torch_geometric import EdgeIndex
 from torch_geometric.testing import withCUDA
 
 import crane_pyg.transforms as T
-from crane_pyg import neighborhood
 from crane_pyg.datasets import FakeMultimodalDataset
-from crane_pyg.neighborhood import Neighborhood, product_std
-from crane_pyg.ranking import evaluate, evaluate_each, top_k
+from crane_pyg.ranking import Neighborhood, evaluate, neighborhood, top_k
+from crane_pyg.ranking.metrics import evaluate_each
+from crane_pyg.ranking.neighborhood import product_std
 
 SIZE = (7, 9)
 

@@ -4,9 +4,8 @@ from torch_geometric import EdgeIndex
 from torch_geometric.testing import withCUDA
 
 import crane_pyg.transforms as T
-from crane_pyg import sampling
 from crane_pyg.datasets import FakeMultimodalDataset
-from crane_pyg.sampling import sample_negatives
+from crane_pyg.training import sample_negatives, sampling
 
 
 def random_pairs(num_users=30, num_items=20, num_pairs=200, seed=12):

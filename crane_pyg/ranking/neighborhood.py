@@ -9,9 +9,9 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from crane_pyg._check import check_finite
+from crane_pyg._edges import get_edges, get_graph
 from crane_pyg._rows import CompressedRows, check_all_finite, check_shape
 from crane_pyg.transforms import BuildDualGraph, knn_item_graph
-from crane_pyg.transforms._utils import get_edges, get_graph
 
 __all__ = ['Neighborhood']
 

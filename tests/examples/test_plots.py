@@ -27,7 +27,7 @@ STATE = {
 
 @pytest.fixture(scope='module')
 def plots():
-    path = Path(__file__).parent.parent / 'examples' / 'plots.py'
+    path = Path(__file__).parents[2] / 'examples' / 'plots.py'
     spec = importlib.util.spec_from_file_location('plots', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

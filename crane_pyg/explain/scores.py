@@ -9,6 +9,7 @@ from torch.nn import Module
 from torch_geometric.data import HeteroData
 
 from crane_pyg._check import check_integer
+from crane_pyg._mode import evaluation
 from crane_pyg._rows import (
     CompressedRows,
     as_index,
@@ -16,9 +17,8 @@ from crane_pyg._rows import (
     check_candidates,
     check_index,
 )
-from crane_pyg.neighborhood import Neighborhood
-from crane_pyg.nn._mode import evaluation
 from crane_pyg.nn.crane import CRANE, CRANEOutput
+from crane_pyg.ranking.neighborhood import Neighborhood
 
 __all__ = ['ScoreParts', 'explain_scores']
 

@@ -20,7 +20,7 @@ from toys import (
     get_model,
 )
 
-from crane_pyg.pair_scores import PairScores
+from crane_pyg.explain import PairScores
 
 CO_RATED = ('item', 'co_rated', 'item')
 NODES = {'user': (USERS, 48), 'item': (ITEMS, 62)}

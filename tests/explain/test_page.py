@@ -17,7 +17,7 @@ import pytest
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
 
-EXAMPLES = Path(__file__).parent.parent / 'examples'
+EXAMPLES = Path(__file__).parents[2] / 'examples'
 HOSTILE = (
     '<script>document.title="owned"</script></style></title></svg>'
     '<img src=x onerror=\'document.title="owned"\'>" onload="x" \u202e&amp; '

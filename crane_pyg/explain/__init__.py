@@ -1,0 +1,9 @@
+r"""Why an item is recommended."""
+
+from crane_pyg.explain.pair_scores import PairScores
+from crane_pyg.explain.scores import ScoreParts, explain_scores
+
+__all__ = ['PairScores', 'ScoreParts', 'explain_scores']
+
+classes = __all__[:2]
+functions = __all__[2:]

@@ -1,0 +1,158 @@
+r"""Top-:math:`k` lists, in blocks of users."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from crane_pyg._check import check_integer, check_size
+from crane_pyg._groups import Products, group_top_k
+from crane_pyg._rows import (
+    CompressedRows,
+    as_index,
+    check_all_finite,
+    check_shape,
+)
+from crane_pyg.ranking.neighborhood import Neighborhood
+
+Scores = Iterator[tuple[Tensor, Tensor]]
+
+
+@torch.no_grad()
+def top_k(
+    user_emb: Tensor,
+    item_emb: Tensor,
+    k: int,
+    user_index: Tensor | Sequence[int] | None = None,
+    exclude: Tensor | None = None,
+    block_size: int = 1024,
+    neighbors: Neighborhood | None = None,
+    candidates: Tensor | Sequence[int] | None = None,
+) -> Tensor:
+    r"""Returns the :math:`k` items of highest score for each user: the inner
+    product of their embeddings, plus what :obj:`neighbors` adds to it.
+
+    Args:
+        user_emb (torch.Tensor): User embeddings :math:`(U, d)`.
+        item_emb (torch.Tensor): Item embeddings :math:`(I, d)`.
+        k (int): Number of items a user.
+        user_index (torch.Tensor, optional): The users :math:`(B)`, or all.
+            (default: :obj:`None`)
+        exclude (torch.Tensor, optional): The (user, item) pairs never to be
+            returned :math:`(2, E)`. (default: :obj:`None`)
+        block_size (int, optional): Number of users scored at a time; the peak
+            memory is :obj:`block_size` times :math:`I` scores.
+            (default: :obj:`1024`)
+        neighbors (Neighborhood, optional): Adds to the inner products, see
+            :class:`~crane_pyg.ranking.Neighborhood`. The embeddings need
+            to be those of all users and items. (default: :obj:`None`)
+        candidates (torch.Tensor, optional): If given, the only items that may
+            be returned :math:`(C)`. (default: :obj:`None`)
+
+    Returns:
+        torch.Tensor: Item indices :math:`(B, k)` in descending order of
+        score, :obj:`-1` where a user has fewer than :math:`k` items left.
+
+    Raises:
+        ValueError: If :math:`k` or :obj:`block_size` is out of its range, or
+            an index is beyond the embeddings, or these are not finite or not
+            those of :obj:`neighbors`.
+    """
+    size, device = (user_emb.size(0), item_emb.size(0)), user_emb.device
+    check_k(k, size[1])
+    if user_index is None:
+        user_index = torch.arange(size[0], device=device)
+    users = as_index('user_index', user_index, size[0], device)
+    scores = score_blocks(user_emb, item_emb, users, block_size, neighbors)
+    barred = Barred(exclude, candidates, size, device)
+    return torch.cat([mask_top_k(*score, k, barred) for score in scores])
+
+
+def score_blocks(
+    user_emb: Tensor,
+    item_emb: Tensor,
+    user_index: Tensor,
+    block_size: int,
+    neighbors: Neighborhood | None = None,
+) -> Scores:
+    r"""Yields blocks of users and their scores of all items, filled up with
+    :math:`-\infty` to whole groups; the next block overwrites them.
+    """
+    check_size(1, block_size=block_size)
+    size = (user_emb.size(0), item_emb.size(0))
+    check_neighbors(neighbors, size)
+    if user_emb.dtype != item_emb.dtype or not user_emb.is_floating_point():
+        raise ValueError(
+            f"'user_emb' and 'item_emb' need to be floating and of the same "
+            f'type (got {user_emb.dtype} and {item_emb.dtype})'
+        )
+    check_shape('item_emb', item_emb, size[1], user_emb.size(1))
+    check_all_finite('user_emb', user_emb)
+    check_all_finite('item_emb', item_emb)
+    num_rows = min(block_size, user_index.numel())
+    products = Products(num_rows, item_emb.size(0), item_emb)
+    for users in user_index.split(block_size):
+        score = products(user_emb[users], item_emb)[: users.numel()]
+        yield (
+            users,
+            score if neighbors is None else neighbors.add_to(score, users),
+        )
+
+
+class Barred:
+    r"""The items that are never to be ranked: those excluded for a user, and
+    those that are no candidates, if candidates are given.
+    """
+
+    def __init__(
+        self,
+        exclude: Tensor | None,
+        candidates: Tensor | Sequence[int] | None,
+        size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        if exclude is None:
+            exclude = torch.empty(2, 0, dtype=torch.long, device=device)
+        self.rows = CompressedRows(exclude, *size, 'exclude')
+        self.candidates, self.others = None, None
+        if candidates is not None:
+            index = as_index('candidates', candidates, size[1], device)
+            self.candidates = index
+            self.others = torch.ones(size[1], dtype=torch.bool, device=device)
+            self.others[index] = False
+
+    def mask_(self, users: Tensor, score: Tensor) -> None:
+        r"""Overwrites the scores :math:`(B, I)` of barred items."""
+        row, col, _ = self.rows[users]
+        score[row, col] = float('-inf')
+        if self.others is not None:  # Scores may be filled up.
+            items = score[:, : self.others.numel()]
+            items.masked_fill_(self.others, float('-inf'))
+
+
+def mask_top_k(users: Tensor, score: Tensor, k: int, barred: Barred) -> Tensor:
+    r"""Returns the best items that are not barred; overwrites the scores."""
+    barred.mask_(users, score)
+    value, index = group_top_k(score, k)
+    return index.masked_fill(value == float('-inf'), -1)
+
+
+def check_neighbors(
+    neighbors: Neighborhood | None, size: tuple[int, int]
+) -> None:
+    r"""Refuses a neighborhood of other users or items."""
+    if neighbors is not None and neighbors.size != size:
+        raise ValueError(
+            f"'user_emb' and 'item_emb' need to hold all {neighbors.size} "
+            f"users and items of 'neighbors' (got {size})"
+        )
+
+
+def check_k(k: int, num_items: int) -> None:
+    r"""Refuses lists longer than the catalogue."""
+    check_integer(k=k)
+    if not 0 < k <= num_items:
+        raise ValueError(
+            f"'k' needs to be between 1 and the number of items {num_items} "
+            f'(got {k})'
+        )
