@@ -1,9 +1,7 @@
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import ModelHubMixin, snapshot_download
-
-from crane_pyg.nn.pretrained import CONFIG, WEIGHTS, PretrainedMixin
+from huggingface_hub import ModelHubMixin
 
 CARD = """\
 ---
@@ -14,9 +12,9 @@ A model of the [paper]({{ paper_url }}), trained with `crane_pyg`. Users and
 items are numbered as in the data that it was trained on.
 
 ```python
-from {{ module }} import {{ class_name }}
+from {{ model_class.__module__ }} import {{ model_class.__name__ }}
 
-model = {{ class_name }}.from_pretrained('{{ repo_id }}')
+model = {{ model_class.__name__ }}.from_pretrained('{{ repo_id }}')
 ```
 """
 
@@ -28,38 +26,12 @@ class HubModel(
     paper_url='https://arxiv.org/abs/2601.11151',
     model_card_template=CARD,
 ):
-    r"""Takes a model to the Hugging Face Hub, and gets it from there.
-
-    It holds the model instead of being its base, so that :obj:`crane_pyg`
-    neither imports :obj:`huggingface_hub` up front, nor depends on it.
+    r"""What uploads a model: it stands beside the model instead of being its
+    base, such that :obj:`crane_pyg.nn` does without :obj:`huggingface_hub`.
     """
 
-    def __init__(self, model: PretrainedMixin) -> None:
-        self.model = model
+    def __init__(self, save: Callable[[Path], None]) -> None:
+        self.save = save
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        self.model.save_pretrained(save_directory)
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **model_kwargs: Any,  # noqa: ANN401
-    ) -> 'HubModel':
-        folder = snapshot_download(
-            model_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-            allow_patterns=[CONFIG, WEIGHTS],
-        )
-        model_class: type[PretrainedMixin] = model_kwargs['model_class']
-        return cls(model_class.from_pretrained(Path(folder)))
+        self.save(save_directory)
