@@ -4,7 +4,6 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from toys import HEADER, RATES, ROWS, Trap
 
 from crane_pyg.datasets import MMRecDataset, read_mmrec
 
+PAIRS = ['edge_index', 'val_edge_label_index', 'test_edge_label_index']
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 
 
@@ -172,21 +172,33 @@ def test_read_drops_users_without_training_pair(make_folder):
     assert_same(data, expected)
 
 
-def test_read_is_fast(make_folder):
-    num_items, degree = 2000, 100
-    user = np.repeat(np.arange(3000), degree)
-    item = (user * 7 + np.tile(np.arange(degree), 3000) * 3) % num_items
-    label = np.tile(np.arange(degree) % 3, 3000)
-    rows = zip(user.tolist(), item.tolist(), label.tolist(), strict=True)
-    x = np.zeros((num_items, 2), dtype=np.float32)
-    folder = make_folder(rows, image=x)
-    begin = time.process_time()
-    data = read_mmrec(folder)
-    assert time.process_time() - begin < 1.5
-    store = data[RATES]
-    assert store.edge_index.size(1) == (label == 0).sum()
-    index = torch.from_numpy(np.stack([user, item])[:, label == 2])
-    assert torch.equal(store.test_edge_label_index, index)
+def count_calls(function):
+    r"""The calls of Python and of C functions that Python makes."""
+    before, events = sys.getprofile(), []
+    sys.setprofile(lambda frame, event, arg: events.append(event))
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return sum(event.endswith('call') for event in events)
+
+
+def test_read_makes_no_call_per_line(make_folder):
+    num_calls = []
+    for num_users in [300, 3000]:
+        user = np.repeat(np.arange(num_users), 10)
+        item = (user * 7 + np.tile(np.arange(10), num_users) * 3) % 200
+        label = np.tile(np.arange(10) % 3, num_users)
+        pairs = np.stack([user, item, label])
+        x = np.zeros((200, 2), dtype=np.float32)
+        folder = make_folder(pairs.T, image=x, folder=f'toy{num_users}')
+        store = read_mmrec(folder)[RATES]  # Once, for what is done once.
+        for key, name in enumerate(PAIRS):
+            index = torch.from_numpy(pairs[:2, label == key])
+            assert torch.equal(store[name], index)
+        num_calls.append(count_calls(lambda: read_mmrec(folder)))  # noqa: B023
+    assert 0 < num_calls[0] < 3000  # The lines of the smaller file.
+    assert num_calls[1] < num_calls[0] + 3000
 
 
 # Bad interactions ############################################################
@@ -888,11 +900,10 @@ def real_folder():
 
 def sizes(data):
     store = data[RATES]
-    names = ['edge_index', 'val_edge_label_index', 'test_edge_label_index']
     return (
         data['user'].num_nodes,
         data['item'].num_nodes,
-        *[store[name].size(1) for name in names],
+        *[store[name].size(1) for name in PAIRS],
     )
 
 
