@@ -1,9 +1,21 @@
 r"""Training, and what it needs."""
 
 from crane_pyg.training.checkpoint import load_checkpoint, save_checkpoint
+from crane_pyg.training.fit import fit
+from crane_pyg.training.history import History
+from crane_pyg.training.recipe import Recipe
+from crane_pyg.training.refit import refit
 from crane_pyg.training.sampling import sample_negatives
 
-__all__ = ['load_checkpoint', 'sample_negatives', 'save_checkpoint']
+__all__ = [
+    'History',
+    'Recipe',
+    'fit',
+    'load_checkpoint',
+    'refit',
+    'sample_negatives',
+    'save_checkpoint',
+]
 
-classes: list[str] = []
-functions = __all__
+classes = __all__[:2]
+functions = __all__[2:]

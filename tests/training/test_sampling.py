@@ -3,8 +3,6 @@ import torch
 from torch_geometric import EdgeIndex
 from torch_geometric.testing import withCUDA
 
-import crane_pyg.transforms as T
-from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.training import sample_negatives, sampling
 
 
@@ -47,11 +45,6 @@ def test_sample_negatives_in_blocks(monkeypatch):
     for column in out.t():
         assert not as_set(pairs[0], column) & positives
 
-    dense = torch.tensor([[9] * 20, range(20)])
-    pairs = torch.cat([pairs[:, pairs[0] != 9], dense], dim=1)
-    with pytest.raises(ValueError, match='user 9 with pairs with all 20'):
-        sample_negatives(pairs, 20, 9)
-
 
 def test_sample_negatives_of_dense_users():
     # All but one item, so that only one is left to draw:
@@ -81,6 +74,44 @@ def test_sample_negatives_are_uniform():
     assert abs(float(agree) - 1 / 9) < 0.03
 
 
+def test_sample_negatives_of_users_with_all_items():
+    pairs = torch.tensor([[0, 1, 2, 1, 2, 1, 2], [0, 2, 0, 0, 1, 1, 2]])
+    match = r'^2 user\(s\) have pairs with all 3 items, and are left out'
+    with pytest.warns(UserWarning, match=match):
+        out = sample_negatives(pairs, 3, 5)
+    assert (out[1:] == -1).all()
+    assert set(out[0].tolist()) <= {1, 2}
+    # All items but one, and that one by `exclude`:
+    with pytest.warns(UserWarning, match=r'^1 user\(s\)') as record:
+        out = sample_negatives(
+            pairs[:, [0, 1, 3]], 3, exclude=torch.tensor([[1], [1]])
+        )
+    assert out[1:].tolist() == [[-1], [-1]]
+    assert record[0].filename == __file__
+    # Nothing is asked for the user who has everything:
+    sample_negatives(pairs[:, :1], 3, exclude=pairs[:, 1:])
+
+
+@pytest.mark.parametrize('left', [1, 3, 40, 1500])
+def test_sample_negatives_of_a_bot(left):
+    # Uniform over the few items that are left, by a chi-squared test, and
+    # with work that does not depend on how few they are:
+    num_items = 15_000
+    generator = torch.Generator().manual_seed(left)
+    perm = torch.randperm(num_items, generator=generator)
+    mine, others = perm[left:], perm[:left]
+    user = torch.tensor([4]).repeat(mine.numel())
+    pairs = torch.cat([torch.stack([user, mine]), random_pairs()], dim=1)
+    torch.manual_seed(12)
+    out = sample_negatives(pairs, num_items, 4)[: mine.numel()]
+    count = out.view(-1).bincount(minlength=num_items)
+    mean = out.numel() / left
+    assert int(count[others].sum()) == out.numel()
+    chi = float(((count[others] - mean) ** 2 / mean).sum())
+    # Five standard deviations of a chi-squared of `left - 1` degrees:
+    assert abs(chi - (left - 1)) <= 5 * (2 * (left - 1)) ** 0.5
+
+
 def test_sample_negatives_is_reproducible():
     pairs = random_pairs()
     outs = []
@@ -93,13 +124,11 @@ def test_sample_negatives_is_reproducible():
 
 
 def test_sample_negatives_of_graph():
-    data = FakeMultimodalDataset(60, 40, {'image': 4})[0]
-    data = T.BuildDualGraph(k=3)(data)
-    edge_index = data['user', 'rates', 'item'].edge_index
+    pairs = random_pairs()
     torch.manual_seed(12)
-    out = sample_negatives(edge_index, 40, 2)
+    out = sample_negatives(EdgeIndex(pairs, sparse_size=(30, 20)), 20, 2)
     torch.manual_seed(12)
-    expected = sample_negatives(edge_index.as_tensor(), 40, 2)
+    expected = sample_negatives(pairs, 20, 2)
     assert type(out) is torch.Tensor
     assert torch.equal(out, expected)
 
@@ -140,10 +169,6 @@ def test_sample_negatives_errors():
         match = rf"'num_samples' .* at least 1 \(got {num_samples}\)"
         with pytest.raises(ValueError, match=match):
             sample_negatives(pairs, 20, num_samples)
-    pairs = torch.tensor([[0, 1, 1, 1], [0, 2, 0, 1]])
-    match = r'\(got user 1 with pairs with all 3 items\)'
-    with pytest.raises(ValueError, match=match):
-        sample_negatives(pairs, num_items=3)
 
 
 def test_sample_negatives_argument_errors():
