@@ -35,6 +35,11 @@ def check_fraction(name: str, value: float) -> None:
         raise ValueError(f"'{name}' needs to be in [0, 1) (got {value})")
 
 
+def check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"'{name}' needs to be in [0, 1] (got {value})")
+
+
 def check_finite(name: str, value: float) -> None:
     if not math.isfinite(value):
         raise ValueError(f"'{name}' needs to be finite (got {value})")

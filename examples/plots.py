@@ -15,8 +15,8 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree, subgraph
 
-from crane_pyg._files import replacing
 from crane_pyg.nn import CRANE
+from crane_pyg.training import History
 
 MAX_ITEMS = 1000  # More would hide each other.
 # The palette of Okabe and Ito, which color-blind people can tell apart:
@@ -29,36 +29,36 @@ def save_plots(
     name: str,
     model: CRANE,
     data: HeteroData,
-    state: dict[str, Any],
+    history: History,
 ) -> None:
     """Writes `training.png` and `items.png`."""
     name = name.replace('$', r'\$')  # No formula begins there.
     figures = {
-        'training.png': draw_training(name, state),
+        'training.png': draw_training(name, history),
         'items.png': draw_items(name, model, data),
     }
     for file, figure in figures.items():
-        with replacing(Path(folder, file)) as temp:
-            figure.savefig(temp, format='png', dpi=150)
+        temp = Path(folder, f'.{file}')
+        figure.savefig(temp, format='png', dpi=150)
+        temp.replace(Path(folder, file))
 
 
-def draw_training(name: str, state: dict[str, Any]) -> Figure:
-    """Draws the loss and the validation recall of every epoch."""
-    losses, recalls = torch.tensor(state['history']).view(-1, 2).t()
-    # A checkpoint from before there were plots lacks the first epochs:
-    epochs = range(state['epochs'] - len(losses) + 1, state['epochs'] + 1)
-    best, recall = state['best_epoch'], state['valid']['recall@20']
+def draw_training(name: str, history: History) -> Figure:
+    """Draws the loss and the validation metric of every epoch."""
+    epochs = range(1, len(history) + 1)
+    best, metric = history.best_epoch, history.recipe.metric
+    value = history.best[metric]
     figure = Figure(figsize=(7, 6), layout='constrained')
     figure.suptitle(f'Training of CRANE on {name}')
     top, bottom = figure.subplots(2, 1, sharex=True)
-    top.plot(epochs, losses, 'o-', color=BLUE, markersize=4)
+    top.plot(epochs, history.loss, 'o-', color=BLUE, markersize=4)
     top.set_ylabel('Training loss')
-    bottom.plot(epochs, recalls, 'o-', color=BLUE, markersize=4)
-    bottom.set_ylabel('Validation Recall@20')
+    bottom.plot(epochs, history.metric, 'o-', color=BLUE, markersize=4)
+    bottom.set_ylabel(f'Validation {metric}')
     bottom.set_xlabel('Epoch')
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    label = f'Best epoch: {best}, with {recall:.4f}'
-    bottom.plot(best, recall, '*', color=ORANGE, markersize=15, label=label)
+    label = f'Best epoch: {best}, with {value:.4f}'
+    bottom.plot(best, value, '*', color=ORANGE, markersize=15, label=label)
     bottom.legend(loc='lower right')
     for axes in [top, bottom]:
         axes.axvline(best, color=ORANGE, linestyle='--', linewidth=1, zorder=0)
@@ -70,7 +70,7 @@ def draw_items(name: str, model: CRANE, data: HeteroData) -> Figure:
     """Draws a map of the items and their graph, before and after RCA."""
     streams = item_streams(model, data)
     num_items, item = streams[0].size(0), model.edge_type[2]
-    edge_index = data[item, model.item_edge, item].edge_index.as_tensor().cpu()
+    edge_index = data[item, model.item_edge, item].edge_index.cpu()
     groups = get_groups(model, data, edge_index)
     index = choose_items(num_items, groups)
     edge_index, _ = subgraph(
@@ -79,7 +79,7 @@ def draw_items(name: str, model: CRANE, data: HeteroData) -> Figure:
     before, after = (x[index] for x in streams)
     left = t_sne(before)
     right, title = left, 'After = before: this model has no RCA'
-    if model.rca is not None:
+    if model.encoder.rca is not None:
         right, title = t_sne(after, left), 'After RCA'
 
     figure = Figure(figsize=(12, 6.6), layout='constrained')
@@ -145,11 +145,11 @@ def item_streams(model: CRANE, data: HeteroData) -> tuple[Tensor, Tensor]:
     """Returns the streams of all modalities, side by side, as they go into
     RCA and as they come out of it.
     """
-    if model.rca is None:
+    if model.encoder.rca is None:
         x = beside([project(model, data, name) for name in model.in_channels])
         return x, x
     calls: list[tuple[Any, Any]] = []
-    hook = model.rca.register_forward_hook(
+    hook = model.encoder.rca.register_forward_hook(
         lambda _, args, out: calls.append((args[0], out))
     )
     try:
@@ -163,7 +163,7 @@ def item_streams(model: CRANE, data: HeteroData) -> tuple[Tensor, Tensor]:
 def project(model: CRANE, data: HeteroData, name: str) -> Tensor:
     """Returns the stream of a modality without RCA, zeros if it is missing."""
     x = data[model.edge_type[2]][f'x_{name}']
-    linear = model.encoder[f'x_{name}']
+    linear = model.encoder.lins[f'x_{name}']
     is_there = x.abs().amax(dim=-1, keepdim=True) > 0  # Drops NaN as well.
     x = x.where(is_there, 0.0).to(linear.weight.dtype)
     return linear(F.normalize(x, dim=-1)) * is_there

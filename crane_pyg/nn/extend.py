@@ -1,76 +1,67 @@
-from __future__ import annotations
+r"""Tables of learned rows, with room for new users and items."""
 
-import copy
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Parameter, ParameterDict
 from torch_geometric.data import HeteroData
 
-from crane_pyg._edges import get_num_nodes
+from crane_pyg._edges import EdgeType, get_num_nodes
 from crane_pyg._rows import as_plain
 from crane_pyg.transforms import row_norm
 
-if TYPE_CHECKING:
-    from crane_pyg.nn.crane import CRANE
+
+def empty_tables(
+    num_rows: int, names: Iterable[str], channels: int
+) -> ParameterDict:
+    r"""Returns one table for each modality, to be filled."""
+    return ParameterDict(
+        {f'x_{name}': torch.empty(num_rows, channels) for name in names}
+    )
 
 
-def extend(model: CRANE, data: HeteroData) -> CRANE:
-    r"""Returns a copy of a model for more users and items, see
-    :meth:`~crane_pyg.nn.CRANE.extend`.
+def grown_size(
+    data: HeteroData, edge_type: EdgeType, size: tuple[int, int]
+) -> tuple[int, int]:
+    r"""Returns the number of users and items in the data, which has no fewer
+    of them than before.
     """
-    user, _, item = model.edge_type
-    size = (get_num_nodes(data, user), get_num_nodes(data, item))
-    for name, value, least in [
-        ('num_users', size[0], model.num_users),
-        ('num_items', size[1], model.num_items),
-    ]:
+    out = get_num_nodes(data, edge_type[0]), get_num_nodes(data, edge_type[2])
+    names = ('num_users', 'num_items')
+    for name, value, least in zip(names, out, size, strict=True):
         if value < least:
             raise ValueError(
                 f"'{name}' of 'data' needs to be at least {least}, the number "
                 f'of the model (got {value})'
             )
-    num_users = model.num_users
-    model = copy.deepcopy(model).eval()
-    model.num_new_items += size[1] - model.num_items
-    model.num_users, model.num_items = model.size = size
-    model._arguments.update(
-        num_users=size[0],
-        num_items=size[1],
-        num_new_items=model.num_new_items,
-    )
-    for name, weight in model.preference.items():
-        model.preference[name] = _pad(weight, size[0])
-    for name, weight in model.offset.items():
-        model.offset[name] = _pad(weight, size[1])
-    if model.user_id is not None and model.item_id is not None:
-        model.user_id = _pad(model.user_id, size[0])
-        model.item_id = _pad(model.item_id, size[1])
-    if size[0] > num_users:
-        _set_preference(model, data, num_users)
-    return model
+    return out
 
 
 @torch.no_grad()
-def _set_preference(model: CRANE, data: HeteroData, num_old: int) -> None:
-    r"""Gives new users the direction of their profiles, in place.
+def aim_(weight: Tensor, profile: Tensor, num_old: int) -> None:
+    r"""Gives the last rows of a table, those of new users, the direction of
+    their profiles and the mean length of the other rows, in place.
 
     Left at zero, it would be the sign of the gate that says where they point.
     """
-    _, (to_user, _), *_ = model._graphs(data)
-    xs = model._encode_items(data)
-    for weight, x in zip(model.preference.values(), xs, strict=True):
-        profile = model._profile(x, to_user)[num_old:]
-        norm = weight[:num_old].norm(dim=-1).mean()
-        weight[num_old:] = norm * F.normalize(profile, dim=-1)
+    norm = weight[:num_old].norm(dim=-1).mean()
+    weight[num_old:] = norm * F.normalize(profile[num_old:], dim=-1)
 
 
-def _pad(weight: Parameter, num_rows: int) -> Parameter:
-    with torch.no_grad():
-        value = F.pad(weight, (0, 0, 0, num_rows - weight.size(0)))
+def pad(weight: Parameter | None, num_rows: int) -> Parameter | None:
+    r"""Returns a table with rows of zeros at its end."""
+    if weight is None:
+        return None
+    value = F.pad(weight.detach(), (0, 0, 0, num_rows - weight.size(0)))
     return Parameter(value, requires_grad=weight.requires_grad)
+
+
+def pad_(tables: ParameterDict, num_rows: int) -> None:
+    r"""Adds rows of zeros to the end of all tables."""
+    for name, weight in tables.items():
+        tables[name] = pad(weight, num_rows)
 
 
 def lend(

@@ -1,10 +1,11 @@
-r"""Propagation over the user-item graph."""
+r"""Propagation over both graphs."""
 
 from torch import Tensor
+from torch_geometric.utils import degree
 
+from crane_pyg._rows import as_plain
 from crane_pyg.nn.conv import CRANEConv
-
-Graph = tuple[Tensor, Tensor]
+from crane_pyg.nn.layout import Graph
 
 
 def propagate(
@@ -42,6 +43,54 @@ def propagate(
         user = users.add_(user_in, alpha=scale)
         item = items.add_(item_in, alpha=scale)
     return user, item
+
+
+def smooth(
+    conv: CRANEConv,
+    item_in: Tensor,
+    similar: Graph,
+    to_user: Graph,
+    num_layers: int,
+    size: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    r"""Returns the semantic view of users and items: the items propagated over
+    the item graph, and what these send to their users.
+
+    .. math::
+        \mathbf{N}_{\mathcal{I}} = \mathbf{S}^{K} \mathbf{X}_{\mathcal{I}},
+        \qquad
+        \mathbf{N}_{\mathcal{U}} = \hat{\mathbf{R}} \mathbf{N}_{\mathcal{I}}
+
+    Args:
+        conv (CRANEConv): Sums weighted edges.
+        item_in (torch.Tensor): The items :math:`(I, d)`.
+        similar (tuple): The edges between items, and their weights.
+        to_user (tuple): The edges from items to users, and their weights.
+        num_layers (int): The number of layers :math:`K`.
+        size (tuple[int, int]): The number of users and items.
+    """
+    item = item_in
+    for _ in range(num_layers):
+        item = conv((item, None), *similar)
+    return conv((item, None), *to_user, size=size[::-1]), item
+
+
+def user_mean(
+    conv: CRANEConv, x: Tensor, to_user: Tensor, size: tuple[int, int]
+) -> Tensor:
+    r"""Returns the symmetric user profiles: the mean of the items of each user,
+    zero for one without any.
+
+    Args:
+        conv (CRANEConv): Sums weighted edges.
+        x (torch.Tensor): The items :math:`(I, d)`.
+        to_user (torch.Tensor): The edges from items to users.
+        size (tuple[int, int]): The number of users and items.
+    """
+    user = as_plain(to_user)[1]
+    weight = degree(user, size[0]).clamp(min=1).reciprocal()[user]
+    out: Tensor = conv((x, None), to_user, weight, size=size[::-1])
+    return out
 
 
 def _scaled_sum(

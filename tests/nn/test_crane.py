@@ -12,13 +12,12 @@ from toys import no_sync
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.nn import CRANE, CRANEOutput
-from crane_pyg.ranking import evaluate, evaluate_item_graph, evaluate_popularity
+from crane_pyg.ranking import evaluate, popularity
 from crane_pyg.training import sample_negatives
 
 NUM_USERS, NUM_ITEMS, CHANNELS = 60, 40, 4
 SIZES = {'image': 6, 'text': 5, 'audio': 3}
 RATES = ('user', 'rates', 'item')
-ITEM_RELATIONS = ('co_rated', 'similar_to')
 PROFILES = ['input', 'contrast', None]
 MODES = ['correlation', 'token', None]
 
@@ -56,7 +55,7 @@ def perturb(model):
 def get_batch(data, num_samples=4):
     r"""All training pairs, and items that are not their users'."""
     torch.manual_seed(7)
-    pairs = data[RATES].edge_index.as_tensor()
+    pairs = data[RATES].edge_index
     return *pairs, sample_negatives(pairs, NUM_ITEMS, num_samples)
 
 
@@ -109,12 +108,13 @@ def test_crane_variants(num_modalities, use_id, profile, mode):
     size = (num_modalities + use_id) * CHANNELS
     assert out.user.size() == (NUM_USERS, size)
     assert out.item.size() == (NUM_ITEMS, size)
-    if profile is None:
-        assert out.profile is None
+    if profile == 'contrast':
+        assert out.profile.size() == (NUM_USERS, num_modalities, CHANNELS)
     else:
-        assert out.profile.size() == (NUM_USERS, CHANNELS)
+        assert out.profile is None
     assert len(model.offset) == num_modalities * use_id
-    assert (model.rca is not None) == (mode is not None and num_modalities > 1)
+    has_rca = mode is not None and num_modalities > 1
+    assert (model.encoder.rca is not None) == has_rca
     assert_learns(model, data, contrast_weight=0.1)
 
 
@@ -129,12 +129,12 @@ def test_crane_of_features_in_half_precision(dtype, missing):
     model, expected = get_model(), get_model()
     out = model(half)
     tol = 8 * torch.finfo(dtype).eps
-    for x, y in zip(out, expected(data), strict=True):
+    for x, y in zip(tensors(out), tensors(expected(data)), strict=True):
         assert x.dtype == torch.float
         torch.testing.assert_close(x, y, atol=tol, rtol=tol)
     assert_learns(model, half, contrast_weight=0.1)
     model.to(dtype)  # Nothing is left to be converted.
-    assert all(x.dtype == dtype for x in model._encode_items(half))
+    assert all(x.dtype == dtype for x in model.encode_items(half))
 
 
 @pytest.mark.parametrize('num_layers', [0, 2])
@@ -155,7 +155,7 @@ def test_crane_num_layers(num_layers, num_item_layers):
 def test_crane_num_steps(num_steps):
     data = get_data()
     model = get_model(num_steps=num_steps)
-    assert model.rca.num_steps == num_steps
+    assert model.encoder.rca.num_steps == num_steps
     assert_learns(model, data, contrast_weight=0.1)
 
 
@@ -163,7 +163,7 @@ def dense_adj(data, edge_type=RATES, weighted=False):
     store = data[edge_type]
     size = [data[key].num_nodes for key in (edge_type[0], edge_type[2])]
     adj = torch.zeros(size, dtype=torch.double)
-    for n, (src, dst) in enumerate(store.edge_index.as_tensor().t().tolist()):
+    for n, (src, dst) in enumerate(store.edge_index.t().tolist()):
         adj[src, dst] += float(store.edge_weight[n]) if weighted else 1.0
     return adj
 
@@ -184,10 +184,10 @@ def dense_forward(model, data):
     for name in model.in_channels:
         x = data['item'][f'x_{name}'].double()
         present.append(~x.isnan().any(dim=1))
-        linear = model.encoder[f'x_{name}']
+        linear = model.encoder.lins[f'x_{name}']
         items.append(unit(x.nan_to_num()) @ linear.weight.t() + linear.bias)
-    if model.rca is not None:
-        items = model.rca(items, present)
+    if model.encoder.rca is not None:
+        items = model.encoder.rca(items, present)
     items = [
         x.where(mask.unsqueeze(1), 0.0) + model.offset.get(f'x_{name}', 0.0)
         for x, mask, name in zip(items, present, model.in_channels, strict=True)
@@ -217,7 +217,9 @@ def dense_forward(model, data):
         for n in range(model.num_layers + 1)
     ]
     behavior = (torch.stack(powers).mean(dim=0) @ x0).split(adj.size())
-    profile = None if model.profile is None else sum(profiles)
+    profile = None
+    if model.profile == 'contrast':
+        profile = torch.stack(profiles, dim=1)
     if model.num_item_layers == 0:
         return CRANEOutput(*behavior, profile)
     # Rows of the matrix are sources, which is transposed to the formula:
@@ -314,8 +316,6 @@ def test_crane_isolated_users_and_items(mode):
     assert_learns(model, data, contrast_weight=0.1)
 
     out = model.eval()(data)
-    assert not out.profile[5].any()
-    assert out.profile[4].any()
     # Nobody sends them anything, and they still have their own streams:
     for n, x, own, first in [
         (5, out.user, model.preference, model.user_id),
@@ -407,7 +407,7 @@ def naive_loss(
         if model.profile == 'contrast' and index is user:
             first = 0 if model.user_id is None else CHANNELS
             streams = behavior[:, first:].split(CHANNELS, dim=1)
-            views = sum(streams), out.profile
+            views = sum(streams), out.profile.sum(dim=1)
         views = [view[index].detach() for view in views]
         loss += weight * naive_info_nce(*views, index.tolist(), temperature)
     return loss
@@ -432,7 +432,14 @@ def test_crane_loss(profile, num_samples, use_id, reg, weight):
     assert user.unique().numel() < 30
     assert pos.unique().numel() < 30
 
-    loss = model.loss(out, user, pos, neg, reg, weight, temperature=0.5)
+    options = {'lambda_reg': reg, 'contrast_weight': weight}
+    options['temperature'] = 0.5
+    loss = model.loss(out, user, pos, neg, **options)
+    terms = model.loss_terms(out, user, pos, neg, **options)
+    names = ['bpr', 'l2', 'contrast'] if weight > 0 else ['bpr', 'l2']
+    assert list(terms) == names
+    total = sum(float(term.detach()) for term in terms.values())
+    assert total == pytest.approx(float(loss.detach()))
     expected = naive_loss(
         model, out, user, pos, neg, reg, weight, 0.5, behaviors
     )
@@ -440,21 +447,8 @@ def test_crane_loss(profile, num_samples, use_id, reg, weight):
 
 
 def seen_items(data, user, edge_type=RATES):
-    src, dst = data[edge_type].edge_index.as_tensor()
+    src, dst = data[edge_type].edge_index
     return set(dst[src == user].tolist())
-
-
-def test_crane_without_neighborhood():
-    data, model = get_data(), get_model(neighbor_weights={})
-    out = model.eval()(data)
-    assert model.neighborhood(data, out) is None
-    top = model.recommend(data, k=3, exclude_seen=False)
-    assert top.equal((out.user @ out.item.t()).topk(3)[1])
-    # The relation is looked for where it has a weight, and only there:
-    del data['item', 'co_rated', 'item']
-    model.recommend(data, k=3)
-    with pytest.raises(ValueError, match="'item', 'co_rated', 'item'"):
-        get_model().recommend(data, k=3)
 
 
 @pytest.mark.parametrize('use_id', [True, False])
@@ -472,8 +466,7 @@ def test_crane_recommend_under_autocast(use_id):
 
 def test_crane_recommend():
     data = get_data()
-    weights = {'co_rated': 12.0, 'similar_to': 5.0, 'refined': 8.0}
-    model = get_model(dropout=0.5, neighbor_weights=weights)
+    model = get_model(dropout=0.5)
     model(data)
     before = copy.deepcopy(model.state_dict())
     top = model.recommend(data, k=7)
@@ -486,24 +479,6 @@ def test_crane_recommend():
     # What evaluation ranks best, without the items already seen:
     out = model.eval()(data)
     score = out.user @ out.item.t()
-    pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
-    history = torch.zeros(NUM_USERS, NUM_ITEMS).index_put_(
-        tuple(pairs), torch.tensor(1.0), accumulate=True
-    )
-    refined = T.BuildDualGraph().item_graph(
-        {'': T.knn_item_graph(out.item, 10)}, NUM_ITEMS
-    )
-    co_rated, similar = (
-        (store.edge_index.as_tensor(), store.edge_weight)
-        for store in [data['item', name, 'item'] for name in ITEM_RELATIONS]
-    )
-    scale = score.std(unbiased=False)
-    for weight, (edge_index, edge_weight) in zip(
-        weights.values(), (co_rated, similar, refined), strict=True
-    ):
-        adj = torch.zeros(NUM_ITEMS, NUM_ITEMS)
-        adj[tuple(edge_index)] = edge_weight
-        score = score + weight * scale * history @ adj
     for user, items in enumerate(top.tolist()):
         seen = seen_items(data, user)
         assert len(seen) > 0
@@ -524,90 +499,6 @@ def test_crane_recommend():
     )
     with pytest.raises(ValueError, match=r'\(got 41\)'):
         model.recommend(data, k=NUM_ITEMS + 1)
-
-
-def test_crane_neighborhood_grows_with_the_embeddings():
-    data, model = get_data(), get_model().eval()
-    users, scores = torch.arange(NUM_USERS), []
-    with torch.no_grad():
-        out = model(data)
-    for scale in (1.0, 1e-3, 32.0):
-        scaled = out._replace(user=scale * out.user, item=scale * out.item)
-        near = model.neighborhood(data, scaled)
-        score = scaled.user @ scaled.item.t()
-        scores.append(near.add_to(score.clone(), users) / scale**2)
-        assert not torch.allclose(scores[-1], score / scale**2, atol=0.1)
-    for score in scores[1:]:
-        torch.testing.assert_close(score, scores[0], atol=1e-4, rtol=1e-4)
-
-
-def test_crane_neighborhood_by_its_factor():
-    data, model = get_data(), get_model().eval()
-    with torch.no_grad():
-        out = model(data)
-    users, zeros = torch.arange(NUM_USERS), torch.zeros(NUM_USERS, NUM_ITEMS)
-    whole = model.neighborhood(data, out).add_to(zeros.clone(), users)
-    model.neighbor_scale.fill_(0.25)
-    near = model.neighborhood(data, out).add_to(zeros.clone(), users)
-    torch.testing.assert_close(near, 0.25 * whole)
-    model.neighbor_scale.fill_(0.0)
-    assert model.neighborhood(data, out) is None
-    model.reset_parameters()
-    assert model.neighbor_scale == 1
-
-
-def test_crane_tunes_its_neighborhood():
-    data, model = get_data(), get_model().eval()
-    with torch.no_grad():
-        out = model(data)
-    pairs = data[RATES].edge_index.as_tensor()
-    factors, tops = (0.3, 0.0, 2.0), []
-    for factor in factors:
-        model.neighbor_scale.fill_(factor)
-        tops.append(model.recommend(data, k=10))
-
-    # With what one factor ranks first held out, none is better:
-    for factor, top in zip(factors, tops, strict=True):
-        held_out = torch.stack([torch.arange(NUM_USERS), top[:, 0]])
-        metrics = model.tune_neighborhood(data, out, held_out, factors)
-        assert model.neighbor_scale == factor
-        assert metrics['ndcg@20'] == pytest.approx(1.0)
-        assert list(metrics) == [
-            'recall@10', 'ndcg@10', 'recall@20', 'ndcg@20'
-        ]  # fmt: skip
-        neighbors = model.neighborhood(data, out)
-        assert metrics == evaluate(
-            out.user, out.item, held_out, pairs, neighbors=neighbors
-        )
-        assert model.recommend(data, k=10).equal(top)
-
-    # The choice stays with the weights:
-    other = get_model()
-    other.load_state_dict(model.state_dict())
-    assert other.neighbor_scale == 2
-
-    model.tune_neighborhood(data, out, held_out[:, :0].new_tensor([[3], [5]]))
-    assert float(model.neighbor_scale) in (0.0, 1.0)
-    kept = model.neighbor_scale.clone()
-    for args, match in [
-        ((held_out, ()), r"'len\(factors\)' .* at least 1 \(got 0\)"),
-        ((held_out, (0.0, float('inf'))), r"'factors' .* finite \(got inf\)"),
-        ((held_out[:, :0],), r"'edge_label_index' needs to hold at least one"),
-        ((held_out, (0.0, 1.0), ()), r"'ks' needs to hold at least one"),
-    ]:
-        with pytest.raises(ValueError, match=match):
-            model.tune_neighborhood(data, out, *args)
-        assert model.neighbor_scale == kept
-
-
-def test_crane_without_neighborhood_has_nothing_to_tune():
-    data, model = get_data(), get_model(neighbor_weights={}).eval()
-    with torch.no_grad():
-        out = model(data)
-    held_out = torch.tensor([[0, 1], [2, 3]])
-    metrics = model.tune_neighborhood(data, out, held_out)
-    pairs = data[RATES].edge_index.as_tensor()
-    assert metrics == evaluate(out.user, out.item, held_out, pairs)
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -671,10 +562,6 @@ def test_crane_type_names():
         ({'in_channels': {'a.b': 5}}, r"without dots \(got 'a\.b'\)"),
         ({'in_channels': {1: 5}}, r'without dots \(got 1\)'),
         ({'edge_type': ('user', 'item')}, r'three names \(got .*item'),
-        (
-            {'neighbor_weights': {'co_rated': float('nan')}},
-            r"'neighbor_weights\['co_rated'\]' .* finite \(got nan\)",
-        ),
         pytest.param({'dropout': 1.5}, r"'dropout' .* \(got 1\.5\)"),
         pytest.param(
             {'mode': 'mean', 'in_channels': {'text': 5}},
@@ -701,7 +588,7 @@ def test_crane_needs_graphs(edge_type):
 
 
 def test_crane_without_item_layers_needs_no_item_graph():
-    data, model = get_data(), get_model(num_item_layers=0, neighbor_weights={})
+    data, model = get_data(), get_model(num_item_layers=0)
     expected = model.eval()(data)
     del data['item', 'similar_to', 'item']
     assert_equal(model(data), expected)
@@ -734,7 +621,7 @@ def test_crane_modality_names():
     data = FakeMultimodalDataset(NUM_USERS, NUM_ITEMS, sizes)[0]
     data = T.BuildDualGraph(k=3)(data)
     model = perturb(CRANE(NUM_USERS, NUM_ITEMS, sizes, CHANNELS))
-    assert model.profile is model.rca is None  # By default.
+    assert model.profile is model.encoder.rca is None  # By default.
     assert_learns(model, data, contrast_weight=0.1)
 
 
@@ -794,7 +681,7 @@ def test_crane_training_lowers_loss(mode):
 
 def train(data, num_epochs):
     torch.manual_seed(0)
-    pairs = data[RATES].edge_index.as_tensor()
+    pairs = data[RATES].edge_index
     sizes = {name: data['item'][f'x_{name}'].size(1) for name in get_sizes()}
     num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
     model = CRANE(num_users, num_items, sizes, channels=32)
@@ -812,8 +699,8 @@ def train(data, num_epochs):
 
 def recall(model, data):
     out, store = model(data), data[RATES]
-    held_out, seen = store.test_edge_label_index, store.edge_index.as_tensor()
-    return evaluate(out.user, out.item, held_out, seen, [20])['recall@20']
+    held_out, seen = store.test_edge_label_index, store.edge_index
+    return evaluate(out.user, out.item, held_out, seen)['recall@20']
 
 
 def test_crane_learns():
@@ -822,8 +709,8 @@ def test_crane_learns():
     data = transform(raw)
     held_out = data[RATES].test_edge_label_index
     out = recall(train(data, num_epochs=10), data)
-    assert out > 1.5 * evaluate_popularity(data, held_out)['recall@20']
-    assert out > 1.1 * evaluate_item_graph(data, held_out)['recall@20']
+    popular = popularity(data).evaluate(held_out)['recall@20']
+    assert out > 1.5 * popular
     assert out > 1.1 * recall(train(data, num_epochs=0), data)
 
     # With the features of other items, there is less to learn from them:
@@ -871,7 +758,8 @@ def test_crane_ignores_the_scale_of_features(mode, dtype):
     model.eval()
     # In half precision, the smallest row has lost digits:
     tol = 0.02 if dtype != torch.float else 1e-5
-    for x, y in zip(model(scaled), model(data), strict=True):
+    pairs = tensors(model(scaled)), tensors(model(data))
+    for x, y in zip(*pairs, strict=True):
         torch.testing.assert_close(x, y, atol=tol, rtol=tol)
     # Their directions matter all the more:
     expected = model(data).item
@@ -901,7 +789,7 @@ def test_crane_of_features_in_other_precision_than_its_own(dtype):
         data = get_data()
     out = model(data)
     assert out.item.dtype == model.item_id.dtype
-    for x, y in zip(out, model(other), strict=True):
+    for x, y in zip(tensors(out), tensors(model(other)), strict=True):
         torch.testing.assert_close(x, y, atol=0.02, rtol=0.02)
 
 
@@ -938,11 +826,11 @@ def test_crane_in_inference_mode(missing):
 
 def test_crane_recommend_leaves_frozen_modules_alone():
     data, model = get_data(), get_model()
-    model.rca.eval()
+    model.encoder.rca.eval()
     model.recommend(data)
     assert model.training
     assert model.encoder.training
-    assert not model.rca.training
+    assert not model.encoder.rca.training
 
 
 def test_crane_recommends_candidates():
