@@ -1,8 +1,8 @@
-import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Set
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
@@ -59,33 +59,90 @@ class CompressedRows:
         dst, value = (x.index_select(0, index) for x in (self.dst, self.value))
         return row, dst, value
 
-    def scaled(self, factor: float) -> 'CompressedRows':
-        r"""Returns a copy whose values are :obj:`factor` times as large."""
-        out = copy.copy(self)
-        out.value = factor * self.value
-        return out
+    def get_edge_index(self) -> Tensor:
+        r"""Returns the edges :math:`(2, E)`, sorted by source."""
+        count = self.ptr.diff()
+        src = torch.arange(count.numel(), device=count.device)
+        return torch.stack([src.repeat_interleave(count), self.dst])
+
+
+def as_integers(
+    name: str, value: object, device: torch.device | None = None
+) -> Tensor:
+    r"""Returns whole numbers in a tensor of :obj:`torch.long`, whatever they
+    come in: a tensor or an array of any integers, a column, or a list.
+
+    Raises:
+        ValueError: If there is anything else in it, or no order.
+    """
+    if isinstance(value, Tensor):
+        x = as_plain(value)
+    elif isinstance(value, (str, bytes, Set, Mapping)):
+        kind = type(value).__name__
+        raise ValueError(
+            f"'{name}' needs to be a tensor, an array or a list (got a {kind})"
+        )
+    elif hasattr(value, '__array__'):
+        x = _from_array(name, np.asarray(value))
+    else:
+        try:
+            x = torch.as_tensor(value, device='cpu')  # Not the default one.
+        except (TypeError, ValueError, RuntimeError, OverflowError) as e:
+            raise ValueError(f"'{name}' needs to hold integers ({e})") from e
+    if x.numel() > 0 and (
+        x.dtype == torch.bool or x.is_floating_point() or x.is_complex()
+    ):
+        raise ValueError(f"'{name}' needs to hold integers (got {x.dtype})")
+    return x.to(device, torch.long)
+
+
+def _from_array(name: str, x: np.ndarray) -> Tensor:
+    if x.size > 0 and x.dtype.kind not in 'iu':
+        raise ValueError(f"'{name}' needs to hold integers (got {x.dtype})")
+    return torch.from_numpy(x.astype(np.int64))  # A copy that can be written.
 
 
 def as_index(
     name: str,
-    index: Tensor | Sequence[int],
+    index: object,
     size: int,
     device: torch.device,
 ) -> Tensor:
-    r"""Returns checked indices as a tensor of one dimension."""
-    index = torch.as_tensor(index, device=device)
-    if index.dim() > 1:
+    r"""Returns checked indices as a tensor of one dimension, see
+    :meth:`as_integers`; a single number is one of them.
+    """
+    out = as_integers(name, index, device)
+    if out.dim() > 1:
         raise ValueError(
             f"'{name}' needs to have one dimension "
-            f'(got shape {list(index.shape)})'
+            f'(got shape {list(out.shape)})'
         )
-    index = index.view(-1)
-    if index.numel() == 0:
-        return index.long()
-    if index.dtype == torch.bool or index.is_floating_point():
-        raise ValueError(f"'{name}' needs to hold integers (got {index.dtype})")
-    check_index(name, index, size)
-    return index.long()
+    out = out.view(-1)
+    check_index(name, out, size)
+    return out
+
+
+def as_pairs(
+    name: str,
+    pairs: object,
+    size: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    r"""Returns checked pairs :math:`(2, E)`, see :meth:`as_integers`, of two
+    kinds of nodes with these numbers.
+    """
+    if isinstance(pairs, (list, tuple)) and len(pairs) == 2:
+        rows = [as_integers(name, row, device).view(-1) for row in pairs]
+        if rows[0].size() != rows[1].size():
+            raise ValueError(
+                f"'{name}' needs to hold two rows of one length "
+                f'(got {rows[0].numel()} and {rows[1].numel()})'
+            )
+        out = torch.stack(rows)
+    else:
+        out = as_integers(name, pairs, device)
+    check_edge_index(out, *size, name)
+    return out
 
 
 def check_pairs(name: str, edge_index: Tensor) -> None:

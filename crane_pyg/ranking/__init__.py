@@ -1,20 +1,21 @@
 r"""Ranked lists of items, their metrics, and rankings without training."""
 
-from crane_pyg.ranking.baselines import evaluate_item_graph, evaluate_popularity
-from crane_pyg.ranking.export import save_top_k
-from crane_pyg.ranking.metrics import evaluate, evaluate_scores
+from crane_pyg.ranking.baselines import ease, item_knn, popularity
+from crane_pyg.ranking.metrics import evaluate
 from crane_pyg.ranking.neighborhood import Neighborhood
-from crane_pyg.ranking.top_k import top_k
+from crane_pyg.ranking.ranker import Ranker
+from crane_pyg.ranking.top_k import TopK, top_k
 
 __all__ = [
     'Neighborhood',
+    'Ranker',
+    'TopK',
+    'ease',
     'evaluate',
-    'evaluate_item_graph',
-    'evaluate_popularity',
-    'evaluate_scores',
-    'save_top_k',
+    'item_knn',
+    'popularity',
     'top_k',
 ]
 
-classes = __all__[:1]
-functions = __all__[1:]
+classes = __all__[:3]
+functions = __all__[3:]

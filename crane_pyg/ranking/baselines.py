@@ -1,90 +1,144 @@
-r"""Rankings that need no training, to tell what a model has learned."""
+r"""Rankings without training, to tell what a model has learned."""
 
-from collections.abc import Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
-from torch_geometric.utils import degree
+from torch_geometric.utils import coalesce, degree
 
-from crane_pyg._edges import get_edges
-from crane_pyg.ranking.metrics import evaluate
+from crane_pyg._check import check_size
+from crane_pyg._edges import EdgeType, get_edges
+from crane_pyg._rows import as_plain
+from crane_pyg.ranking.blend import Judge, get_judge
+from crane_pyg.ranking.ease import ease_weights, shared_users
 from crane_pyg.ranking.neighborhood import Neighborhood
+from crane_pyg.ranking.ranker import Ranker
+from crane_pyg.ranking.relations import choose_ease
 
-__all__ = ['evaluate_item_graph', 'evaluate_popularity']
+__all__ = ['ease', 'item_knn', 'popularity']
 
-EdgeType = tuple[str, str, str]
-RATES: EdgeType = ('user', 'rates', 'item')
+RATES: Final = ('user', 'rates', 'item')
 
 
 @torch.no_grad()
-def evaluate_popularity(
+def popularity(
     data: HeteroData,
-    edge_label_index: Tensor,
-    ks: Sequence[int] = (10, 20),
     edge_type: EdgeType = RATES,
-) -> dict[str, float]:
+    **kwargs: Any,  # noqa: ANN401
+) -> Ranker:
     r"""Ranks the items by their number of training pairs, for every user.
 
     Args:
         data (torch_geometric.data.HeteroData): The training pairs.
-        edge_label_index (torch.Tensor): The held-out pairs :math:`(2, P)`.
-        ks (list[int], optional): The lengths of the lists.
-            (default: :obj:`(10, 20)`)
-        edge_type (tuple, optional): The edge type of the training pairs.
+        edge_type (tuple, optional): Their edge type.
             (default: :obj:`('user', 'rates', 'item')`)
+        **kwargs: Other arguments of :class:`~crane_pyg.ranking.Ranker`.
 
     Raises:
-        ValueError: If the graph is missing, or an argument is out of its range.
+        ValueError: If the pairs are missing.
     """
-    store, num_users, num_items = get_edges(data, edge_type)
-    edge_index = store.edge_index
-    item = degree(edge_index[1], num_items).unsqueeze(-1)
-    user = item.new_ones(num_users, 1)
-    return evaluate(user, item, edge_label_index, edge_index, ks)
+    history, size = get_history(data, edge_type)
+    item_emb = degree(history[1], size[1]).unsqueeze(-1)
+    user_emb = item_emb.new_ones(size[0], 1)
+    kwargs = {'no_history': 'embedding', **kwargs}  # It is the same.
+    return Ranker(Neighborhood(history, {}, size), user_emb, item_emb, **kwargs)
 
 
 @torch.no_grad()
-def evaluate_item_graph(
+def item_knn(
     data: HeteroData,
-    edge_label_index: Tensor,
-    ks: Sequence[int] = (10, 20),
+    k: int = 100,
     edge_type: EdgeType = RATES,
-    item_edge: str = 'similar_to',
-    block_size: int = 1024,
-) -> dict[str, float]:
-    r"""Ranks the items by the weight of their edges in an item graph from the
-    training items of a user: nearest neighbors, without any learning.
+    **kwargs: Any,  # noqa: ANN401
+) -> Ranker:
+    r"""Ranks the items by their cosine similarity to those of the history, as
+    in the `"Item-based Top-N Recommendation Algorithms"
+    <https://doi.org/10.1145/963770.963776>`_ paper.
+
+    .. math::
+        s_{ji} = \frac{|\mathcal{N}(j) \cap \mathcal{N}(i)|}
+        {\sqrt{|\mathcal{N}(j)|} \sqrt{|\mathcal{N}(i)|}}, \qquad j \neq i
+
+    with the users :math:`\mathcal{N}(i)` of an item.
 
     Args:
-        data (torch_geometric.data.HeteroData): Both graphs, see
-            :class:`~crane_pyg.transforms.BuildDualGraph`.
-        edge_label_index (torch.Tensor): The held-out pairs :math:`(2, P)`.
-        ks (list[int], optional): The lengths of the lists.
-            (default: :obj:`(10, 20)`)
-        edge_type (tuple, optional): The edge type of the training pairs.
+        data (torch_geometric.data.HeteroData): The training pairs.
+        k (int, optional): The number of other items that an item of the
+            history speaks for, those most similar to it.
+            (default: :obj:`100`)
+        edge_type (tuple, optional): Their edge type.
             (default: :obj:`('user', 'rates', 'item')`)
-        item_edge (str, optional): The name of the relation between items.
-            (default: :obj:`"similar_to"`)
-        block_size (int, optional): Number of users scored at a time.
-            (default: :obj:`1024`)
+        **kwargs: Other arguments of :class:`~crane_pyg.ranking.Ranker`.
 
     Raises:
-        ValueError: If a graph is missing, or an argument is out of its range.
+        ValueError: If the pairs are missing, or :obj:`k` is not positive.
+    """
+    check_size(1, k=k)
+    history, size = get_history(data, edge_type)
+    root = degree(history[1], size[1]).clamp(min=1.0).rsqrt()
+    edges, values = [], []
+    for items, count in shared_users(history, size, torch.float):
+        count *= root * root[items].unsqueeze(1)
+        count[torch.arange(items.numel()), items] = 0.0
+        value, index = count.topk(min(k, size[1]), dim=1)
+        row = items.unsqueeze(1).expand_as(index)
+        keep = value > 0
+        edges.append(torch.stack([row[keep], index[keep]]))
+        values.append(value[keep])
+    graph = torch.cat(edges, dim=1), torch.cat(values)
+    return Ranker(Neighborhood(history, {'item_knn': graph}, size), **kwargs)
+
+
+@torch.no_grad()
+def ease(
+    data: HeteroData,
+    l2: float | None = None,
+    metric: str = 'ndcg@20',
+    edge_type: EdgeType = RATES,
+    **kwargs: Any,  # noqa: ANN401
+) -> Ranker:
+    r"""Ranks the items by the closed-form weights of the `"Embarrassingly
+    Shallow Autoencoders for Sparse Data" <https://arxiv.org/abs/1905.03257>`_
+    paper, see :func:`~crane_pyg.ranking.ease.ease_weights`: all of them.
+
+    Args:
+        data (torch_geometric.data.HeteroData): The training pairs.
+        l2 (float, optional): The strength of the regularization. (default:
+            the best of six for :obj:`val_edge_label_index`, or :obj:`200.0`
+            where there is none)
+        metric (str, optional): The metric to choose by.
+            (default: :obj:`"ndcg@20"`)
+        edge_type (tuple, optional): Their edge type.
+            (default: :obj:`('user', 'rates', 'item')`)
+        **kwargs: Other arguments of :class:`~crane_pyg.ranking.Ranker`.
+
+    Raises:
+        ValueError: If the pairs are missing, or :obj:`l2` is not positive.
+    """
+    history, size = get_history(data, edge_type)
+    near = Neighborhood(history, {}, size)
+    pairs = data[edge_type].get('val_edge_label_index')
+    judge: Judge | None = None
+    if l2 is None and pairs is not None:
+        judge = get_judge(
+            near, pairs, metric=metric, candidates=kwargs.get('candidates')
+        )
+    graph = (
+        choose_ease(history, size, judge)
+        if l2 is None
+        else ease_weights(history, size, l2)
+    )
+    return Ranker(Neighborhood(history, {'ease': graph}, size), **kwargs)
+
+
+def get_history(
+    data: HeteroData, edge_type: EdgeType
+) -> tuple[Tensor, tuple[int, int]]:
+    r"""Returns the training pairs, each once, and the numbers of users and
+    items.
     """
     store, num_users, num_items = get_edges(data, edge_type)
-    edge_index, item_type = store.edge_index, edge_type[2]
     size = (num_users, num_items)
-    graph, _, _ = get_edges(data, (item_type, item_edge, item_type))
-    if 'edge_weight' not in graph:
-        raise ValueError(
-            f"'edge_weight' is missing for relation '{item_edge}' "
-            f'(found {list(graph.keys())})'
-        )
-    neighbors = Neighborhood(
-        edge_index, [(graph.edge_index, graph.edge_weight, 1.0)], size
-    )
-    user, item = (torch.zeros(n, 1, device=edge_index.device) for n in size)
-    return evaluate(
-        user, item, edge_label_index, edge_index, ks, block_size, neighbors
-    )
+    history = as_plain(store.edge_index).long()
+    return coalesce(history, num_nodes=max(size)), size

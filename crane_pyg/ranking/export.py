@@ -1,6 +1,6 @@
 r"""Top-:math:`k` lists of all users, written to a file block by block."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -11,82 +11,34 @@ from torch import Tensor
 
 from crane_pyg._files import replacing
 from crane_pyg._optional import require
-from crane_pyg.ranking.neighborhood import Neighborhood
-from crane_pyg.ranking.top_k import (
-    Barred,
-    check_k,
-    mask_top_k,
-    score_blocks,
-)
-
-__all__ = ['save_top_k']
+from crane_pyg.ranking.top_k import TopK
 
 Write = Callable[[Tensor, Tensor, Tensor], None]
 
 
-@torch.no_grad()
-def save_top_k(
-    path: str | Path,
-    user_emb: Tensor,
-    item_emb: Tensor,
-    k: int,
-    exclude: Tensor | None = None,
-    block_size: int = 1024,
-    neighbors: Neighborhood | None = None,
-    candidates: Tensor | Sequence[int] | None = None,
+def save_lists(
+    path: str | Path, tops: Iterator[TopK], size: tuple[int, int]
 ) -> None:
-    r"""Writes the :math:`k` items of highest score for every user, as
-    :func:`~crane_pyg.ranking.top_k` returns them, to a file.
-
-    The end of its name tells the format:
-
-    * :obj:`.npy` is a matrix of item indices :math:`(U, k)`, :obj:`-1` where a
-      user has fewer than :math:`k` items left.
-    * :obj:`.parquet` is a table of the columns :obj:`user`, :obj:`rank` (from
-      one), :obj:`item` and :obj:`score`, sorted by the first two. A user with
-      fewer than :math:`k` items left has fewer rows.
+    r"""Writes the lists of all users, which come in blocks, to a file as
+    :meth:`~crane_pyg.ranking.Ranker.export` tells.
 
     Args:
-        path (str): The file, which gets its name as soon as it is complete.
-        user_emb (torch.Tensor): User embeddings :math:`(U, d)`.
-        item_emb (torch.Tensor): Item embeddings :math:`(I, d)`.
-        k (int): Number of items a user.
-        exclude (torch.Tensor, optional): The (user, item) pairs never to be
-            written :math:`(2, E)`. (default: :obj:`None`)
-        block_size (int, optional): Number of users scored and written at a
-            time. (default: :obj:`1024`)
-        neighbors (Neighborhood, optional): Adds to the inner products, see
-            :class:`~crane_pyg.ranking.Neighborhood`.
-            (default: :obj:`None`)
-        candidates (torch.Tensor, optional): If given, the only items that may
-            be written :math:`(C)`. (default: :obj:`None`)
-
-    Raises:
-        ImportError: If :obj:`pyarrow`, which Parquet needs, is not installed.
-        ValueError: If the name has another end, if :math:`k` or
-            :obj:`block_size` is out of its range, if an index is beyond the
-            embeddings, or if these are not finite or not those of
-            :obj:`neighbors`.
+        path (str): The file.
+        tops (iterator): The lists.
+        size (tuple[int, int]): The number of users and of items in a list.
     """
     path = Path(path)
     if path.suffix not in WRITERS:
         raise ValueError(
             f"'path' needs to end in one of {list(WRITERS)} (got '{path}')"
         )
-    size, device = (user_emb.size(0), item_emb.size(0)), user_emb.device
-    check_k(k, size[1])
-    k = int(k)  # NumPy's would not be read back from the header.
-    users = torch.arange(size[0], device=device)
-    barred = Barred(exclude, candidates, size, device)
-    blocks = score_blocks(user_emb, item_emb, users, block_size, neighbors)
-    with (
-        replacing(path) as temp,
-        WRITERS[path.suffix](temp, (size[0], k)) as write,
-    ):
-        for users, score in blocks:
-            index = mask_top_k(users, score, k, barred)
-            value = score.gather(1, index.clamp(min=0))
-            write(users.cpu(), index.cpu(), value.float().cpu())
+    first = 0
+    with replacing(path) as temp, WRITERS[path.suffix](temp, size) as write:
+        for top in tops:
+            index, score = top.index.cpu(), top.score.float().cpu()
+            users = torch.arange(first, first + index.size(0))
+            write(users, index, score)
+            first += index.size(0)
 
 
 @contextmanager

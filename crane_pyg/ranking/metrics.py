@@ -1,40 +1,73 @@
 r"""Metrics of a full ranking, in blocks of users."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch_geometric.metrics import (
+    LinkPredCoverage,
+    LinkPredF1,
+    LinkPredHitRatio,
+    LinkPredMAP,
+    LinkPredMetric,
     LinkPredMetricCollection,
+    LinkPredMRR,
     LinkPredNDCG,
+    LinkPredPrecision,
     LinkPredRecall,
 )
 from torch_geometric.utils import coalesce
 
-from crane_pyg._rows import CompressedRows, check_candidates
-from crane_pyg.ranking.neighborhood import Neighborhood
-from crane_pyg.ranking.top_k import (
-    Barred,
-    Scores,
-    check_k,
-    check_neighbors,
-    mask_top_k,
-    score_blocks,
+from crane_pyg._check import check_option
+from crane_pyg._rows import (
+    CompressedRows,
+    as_pairs,
+    check_candidates,
+    check_shape,
 )
+from crane_pyg.ranking.neighborhood import Neighborhood
+from crane_pyg.ranking.top_k import Barred, blocks, check_k, mask_top_k
+
+__all__ = ['evaluate']
 
 
+class Coverage(LinkPredCoverage):
+    r"""The share of items in any list, where a last one stands for none."""
+
+    def compute(self) -> Tensor:
+        r"""Returns the share."""
+        return self.mask[:-1].to(torch.get_default_dtype()).mean()
+
+
+METRICS: Final[dict[str, Callable[..., LinkPredMetric]]] = {
+    'recall': LinkPredRecall,
+    'ndcg': LinkPredNDCG,
+    'precision': LinkPredPrecision,
+    'f1': LinkPredF1,
+    'map': LinkPredMAP,
+    'mrr': LinkPredMRR,
+    'hit_ratio': LinkPredHitRatio,
+    'coverage': Coverage,
+}
+
+
+@torch.no_grad()
 def evaluate(
     user_emb: Tensor,
     item_emb: Tensor,
-    edge_label_index: Tensor,
-    exclude: Tensor | None = None,
-    ks: Sequence[int] = (10, 20),
+    edge_label_index: object,
+    exclude: object = None,
+    metrics: Sequence[str] = ('recall', 'ndcg'),
+    ks: Sequence[int] | int = (10, 20),
     block_size: int = 1024,
     neighbors: Neighborhood | None = None,
-    candidates: Tensor | Sequence[int] | None = None,
+    candidates: object = None,
+    edge_label: object = None,
 ) -> dict[str, float]:
     r"""Ranks all items for every user that has a held-out item, see
-    :func:`top_k`.
+    :func:`top_k`, and computes metrics of :obj:`torch_geometric.metrics`.
 
     Args:
         user_emb (torch.Tensor): User embeddings :math:`(U, d)`.
@@ -44,7 +77,11 @@ def evaluate(
         exclude (torch.Tensor, optional): The pairs left out of the ranking,
             as a rule those of training :math:`(2, E)`. A held-out pair among
             them is never found. (default: :obj:`None`)
-        ks (list[int], optional): The lengths of the lists.
+        metrics (list[str], optional): Any of :obj:`"recall"`, :obj:`"ndcg"`,
+            :obj:`"precision"`, :obj:`"f1"`, :obj:`"map"`, :obj:`"mrr"`,
+            :obj:`"hit_ratio"` and :obj:`"coverage"`.
+            (default: :obj:`('recall', 'ndcg')`)
+        ks (list[int], optional): The lengths of the lists, or the only one.
             (default: :obj:`(10, 20)`)
         block_size (int, optional): Number of users scored at a time.
             (default: :obj:`1024`)
@@ -53,139 +90,104 @@ def evaluate(
             (default: :obj:`None`)
         candidates (torch.Tensor, optional): If given, the only items that may
             be ranked :math:`(C)`. (default: :obj:`None`)
+        edge_label (torch.Tensor, optional): Marks each of the pairs
+            :math:`(P)`: those marked zero, the negative ones of
+            :class:`~torch_geometric.transforms.RandomLinkSplit`, are left out.
+            (default: :obj:`None`)
 
     Returns:
-        dict[str, float]: :obj:`"recall@k"` and :obj:`"ndcg@k"` for each
-        :math:`k`, the mean over all users with held-out items.
+        dict[str, float]: :obj:`"recall@10"` and so on, the mean over all users
+        with held-out items.
 
     Raises:
         ValueError: If there is no held-out pair, or one of an item that is no
-            candidate, if an argument is out of its range, or if the embeddings
-            are not finite or not those of :obj:`neighbors`.
+            candidate, if a metric is unknown, if an argument is out of its
+            range, or if the embeddings are not finite or not those of
+            :obj:`neighbors`.
     """
-    scores = score_blocks(
-        user_emb, item_emb, edge_label_index[0].unique(), block_size, neighbors
-    )
-    size = (user_emb.size(0), item_emb.size(0))
-    return evaluate_scores(
-        scores, size, edge_label_index, exclude, ks, candidates
-    )
-
-
-@torch.no_grad()
-def evaluate_scores(
-    scores: Scores,
-    size: tuple[int, int],
-    edge_label_index: Tensor,
-    exclude: Tensor | None = None,
-    ks: Sequence[int] = (10, 20),
-    candidates: Tensor | Sequence[int] | None = None,
-) -> dict[str, float]:
-    r"""The same as :meth:`evaluate` for a model that is no inner product.
-
-    Args:
-        scores (iterator): Yields blocks of users :math:`(B)` and their scores
-            of all items :math:`(B, I)`, which are overwritten.
-        size (tuple[int, int]): The number of users and of items.
-        edge_label_index (torch.Tensor): The held-out pairs :math:`(2, P)`.
-        exclude (torch.Tensor, optional): The pairs left out of the ranking
-            :math:`(2, E)`. (default: :obj:`None`)
-        ks (list[int], optional): The lengths of the lists.
-            (default: :obj:`(10, 20)`)
-        candidates (torch.Tensor, optional): If given, the only items that may
-            be ranked :math:`(C)`. (default: :obj:`None`)
-    """
-    metrics = RankingMetrics(size, edge_label_index, exclude, ks, candidates)
-    for users, score in scores:
-        metrics.update(users, score)
-    return metrics.compute()
-
-
-@torch.no_grad()
-def evaluate_each(
-    user_emb: Tensor,
-    item_emb: Tensor,
-    edge_label_index: Tensor,
-    exclude: Tensor | None,
-    ks: Sequence[int],
-    neighbors: Sequence[Neighborhood | None],
-    block_size: int = 1024,
-) -> list[dict[str, float]]:
-    r"""The same as :meth:`evaluate` with each of some neighborhoods, for which
-    the inner products are computed once.
-    """
-    size = (user_emb.size(0), item_emb.size(0))
-    for near in neighbors:
-        check_neighbors(near, size)
-    args = (size, edge_label_index, exclude, ks)
-    metrics = [RankingMetrics(*args) for _ in neighbors]
-    index, copy = edge_label_index[0].unique(), None
-    for users, score in score_blocks(user_emb, item_emb, index, block_size):
-        # No block is larger than the first one:
-        copy = torch.empty_like(score) if copy is None else copy
-        for near, metric in zip(neighbors, metrics, strict=True):
-            block = score
-            if near is not None:
-                block = copy[: users.numel()].copy_(score)
-                block = near.add_to(block, users)
-            metric.update(users, block)
-    return [metric.compute() for metric in metrics]
+    size, device = (user_emb.size(0), item_emb.size(0)), user_emb.device
+    pairs = held_out_pairs(edge_label_index, edge_label, size, device)
+    ranking = RankingMetrics(size, pairs, metrics, ks)
+    barred = Barred(exclude, candidates, size, device)
+    if barred.candidates is not None:
+        name = 'edge_label_index[1]'
+        check_candidates(name, pairs[1], barred.candidates)
+    users = pairs[0].unique()
+    for index, score in blocks(
+        user_emb, item_emb, users, block_size, neighbors
+    ):
+        ranking.update(index, mask_top_k(index, score, ranking.k, barred).index)
+    return ranking.compute()
 
 
 class RankingMetrics:
-    r"""The metrics of blocks of users, whose scores :math:`(B, I)` lose those
-    of barred items.
-    """
+    r"""The metrics of lists of items, which come in blocks of users."""
 
     def __init__(
         self,
         size: tuple[int, int],
         edge_label_index: Tensor,
-        exclude: Tensor | None,
-        ks: Sequence[int],
-        candidates: Tensor | Sequence[int] | None = None,
+        metrics: Sequence[str],
+        ks: Sequence[int] | int,
     ) -> None:
-        self.ks, self.num_items = ks, size[1]
-        if len(ks) == 0:
-            raise ValueError(
-                f"'ks' needs to hold at least one length (got {ks})"
-            )
-        for k in ks:
-            check_k(k, self.num_items)
+        metrics, ks = check_metrics(metrics), check_ks(ks, size[1])
+        self.k, self.num_items = max(ks), size[1]
         self.labels = CompressedRows(
             edge_label_index, *size, 'edge_label_index'
         )
-        if edge_label_index.size(1) == 0:
-            raise ValueError(
-                "'edge_label_index' needs to hold at least one pair to "
-                'evaluate against '
-                f'(got shape {list(edge_label_index.size())})'
-            )
-        device = edge_label_index.device
-        self.barred = Barred(exclude, candidates, size, device)
-        if self.barred.candidates is not None:
-            items = edge_label_index[1]
-            name = 'edge_label_index[1]'
-            check_candidates(name, items, self.barred.candidates)
+        makers = METRICS | {
+            'coverage': partial(Coverage, num_dst_nodes=size[1] + 1)
+        }
         self.metrics = LinkPredMetricCollection(
-            {
-                f'{name}@{k}': metric(k=k)
-                for k in ks
-                for name, metric in (
-                    ('recall', LinkPredRecall),
-                    ('ndcg', LinkPredNDCG),
-                )
-            }
-        ).to(device)
+            {f'{name}@{k}': makers[name](k=k) for k in ks for name in metrics}
+        ).to(edge_label_index.device)
 
-    def update(self, users: Tensor, score: Tensor) -> None:
-        r"""Ranks the items of one block of users."""
-        top = mask_top_k(users, score, max(self.ks), self.barred)
+    def update(self, users: Tensor, index: Tensor) -> None:
+        r"""Takes the lists of one block of users, :obj:`-1` where they end."""
         # The metrics know no padding; this index is no item's:
-        top = top.masked_fill(top < 0, self.num_items)
+        index = index.masked_fill(index < 0, self.num_items)
         pairs = coalesce(torch.stack(self.labels[users][:2]))
-        self.metrics.update(top, pairs)
+        self.metrics.update(index, pairs)
 
     def compute(self) -> dict[str, float]:
         r"""Returns the means over all users so far."""
         return {name: float(x) for name, x in self.metrics.compute().items()}
+
+
+def held_out_pairs(
+    edge_label_index: object,
+    edge_label: object,
+    size: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    r"""Returns the checked pairs that are not marked as negative ones."""
+    name = 'edge_label_index'
+    pairs = as_pairs(name, edge_label_index, size, device)
+    if edge_label is not None:
+        label = torch.as_tensor(edge_label, device=device)
+        check_shape('edge_label', label, pairs.size(1))
+        pairs = pairs[:, label > 0]
+    if pairs.size(1) == 0:
+        raise ValueError(
+            f"'{name}' needs to hold at least one pair to evaluate against "
+            f'(got shape {list(pairs.shape)})'
+        )
+    return pairs
+
+
+def check_metrics(metrics: Sequence[str]) -> list[str]:
+    r"""Returns the names of metrics, all of which are known."""
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    for name in names:
+        check_option('metrics', name, list(METRICS))
+    return names
+
+
+def check_ks(ks: Sequence[int] | int, num_items: int) -> list[int]:
+    r"""Returns the lengths of lists, all of which are in range."""
+    out = list(ks) if isinstance(ks, Iterable) else [ks]
+    if len(out) == 0:
+        raise ValueError(f"'ks' needs to hold at least one length (got {ks})")
+    for k in out:
+        check_k(k, num_items)
+    return [int(k) for k in out]

@@ -1,29 +1,34 @@
 r"""Scores of the items around those a user had, straight from item graphs."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch_geometric.data import HeteroData
 
 from crane_pyg._check import check_finite
-from crane_pyg._edges import get_edges, get_graph
-from crane_pyg._rows import CompressedRows, check_all_finite, check_shape
+from crane_pyg._rows import (
+    HALF,
+    CompressedRows,
+    check_all_finite,
+    check_shape,
+)
 from crane_pyg.transforms import BuildDualGraph, knn_item_graph
 
 __all__ = ['Neighborhood']
 
 REFINED: Final = 'refined'
-WEIGHT: Final = 9.0
 PART_SIZE: Final = 1 << 14
+
+Graph = Tensor | tuple[Tensor, Tensor]
 
 
 class Neighborhood:
     r"""The neighborhood model of the `"Factorization Meets the Neighborhood"
     <https://doi.org/10.1145/1401890.1401944>`_ paper, with the weights of
-    given item graphs instead of learned ones.
+    given relations between items instead of learned ones.
 
     .. math::
         n_{ui} = \sum_{j \in \mathcal{N}(u)} \sum_g \omega_g s^{(g)}_{ji}
@@ -32,115 +37,78 @@ class Neighborhood:
     belong together; these sums can, and are added to their inner products.
 
     They read the training pairs, and so know the answer in training: use them
-    to rank, not to train.
+    to rank, not to train. :class:`~crane_pyg.ranking.Ranker` chooses the
+    weights :math:`\omega_g`.
 
     Args:
         history (torch.Tensor): The users above the items they had
             :math:`(2, E)`. A pair that stands twice counts twice.
-        graphs (list): The edges of each graph :math:`(2, E_g)`, sources
-            :math:`j` above destinations :math:`i`, their weights
-            :math:`(E_g)`, and the weight :math:`\omega_g` of the graph.
+        graphs (dict[str, tuple]): The edges of each relation
+            :math:`(2, E_g)`, sources :math:`j` above destinations :math:`i`,
+            and their weights :math:`(E_g)`; or a matrix of them all
+            :math:`(I, I)`, a row for each source.
         size (tuple[int, int]): The number of users and of items.
+        weights (dict[str, float], optional): The weight :math:`\omega_g` of
+            each relation, zero for any that is not named.
+            (default: :obj:`1.0` for each)
 
     Raises:
-        ValueError: If an index is out of range, if a graph has more or fewer
-            weights than edges, or if a weight is not finite.
+        ValueError: If an index is out of range, if a relation has more or
+            fewer weights than edges, if a weight is not finite or of no
+            relation.
     """
 
     def __init__(
         self,
         history: Tensor,
-        graphs: Sequence[tuple[Tensor, Tensor, float]],
+        graphs: Mapping[str, Graph],
         size: tuple[int, int],
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self.size = num_users, num_items = size
         self.history = CompressedRows(history, num_users, num_items, 'history')
-        for _, value, weight in graphs:
-            check_all_finite('graphs', value)
-            check_finite('graphs', weight)
-        self.weights = [weight for _, _, weight in graphs]
-        self.graphs = [
-            CompressedRows(
-                edge_index, num_items, num_items, 'graphs', value * weight
-            )
-            for edge_index, value, weight in graphs
-        ]
-
-    @classmethod
-    @torch.no_grad()
-    def from_embeddings(
-        cls,
-        data: HeteroData,
-        user_emb: Tensor,
-        item_emb: Tensor,
-        weights: Mapping[str, float] | None = None,
-        edge_type: tuple[str, str, str] = ('user', 'rates', 'item'),
-    ) -> 'Neighborhood':
-        r"""Returns what the edges in the data add to the inner products of
-        given embeddings, those of :class:`~crane_pyg.nn.CRANE` or of any other
-        recommender.
-
-        .. math::
-            n_{ui} = \sigma \sum_{j \in \mathcal{N}(u)} \sum_g \omega_g
-            s^{(g)}_{ji}
-
-        The standard deviation :math:`\sigma` of the inner products of all
-        users and items lets the weights mean the same whatever the lengths of
-        the embeddings.
-
-        Args:
-            data (torch_geometric.data.HeteroData): The training pairs and the
-                graphs, as :class:`~crane_pyg.transforms.BuildDualGraph` leaves
-                them.
-            user_emb (torch.Tensor): User embeddings :math:`(U, d)`.
-            item_emb (torch.Tensor): Item embeddings :math:`(I, d)`.
-            weights (dict[str, float], optional): The relations between items
-                and their weights :math:`\omega_g`. The edges of
-                :obj:`"refined"` are those of the nearest neighbors by
-                :obj:`item_emb`. (default: :obj:`9.0` for each of
-                :obj:`"co_rated"`, :obj:`"similar_to"` and :obj:`"refined"`)
-            edge_type (tuple, optional): The edge type of the training pairs.
-                (default: :obj:`('user', 'rates', 'item')`)
-
-        Raises:
-            ValueError: If the pairs or the edges and weights of a relation
-                are missing from :obj:`data`, if these have more users or items
-                than the embeddings, or if a weight is not finite.
-        """
-        item = edge_type[2]
+        self.relations = {
+            name: _as_rows(name, graph, num_items)
+            for name, graph in graphs.items()
+        }
         if weights is None:
-            weights = dict.fromkeys(('co_rated', 'similar_to', REFINED), WEIGHT)
-        for relation, weight in weights.items():
-            check_finite(f"weights['{relation}']", weight)
-        rates, *_ = get_edges(data, edge_type)
-        scale = float(product_std(user_emb, item_emb))
-        graphs = [
-            refined_graph(item_emb)
-            if relation == REFINED
-            else get_graph(data, (item, relation, item))
-            for relation in weights
-        ]
-        weighted = [
-            (*graph, weight * scale)
-            for graph, weight in zip(graphs, weights.values(), strict=True)
-        ]
-        size = (user_emb.size(0), item_emb.size(0))
-        return cls(rates.edge_index, weighted, size)
+            weights = dict.fromkeys(graphs, 1.0)
+        self.weights = self._check_weights(weights)
 
-    def scaled(self, factor: float) -> 'Neighborhood':
-        r"""Returns a copy whose sums are :obj:`factor` times as large.
+    def _check_weights(self, weights: Mapping[str, float]) -> dict[str, float]:
+        for name, weight in weights.items():
+            if name not in self.relations:
+                raise ValueError(
+                    f"'weights' needs to name relations of "
+                    f"{list(self.relations)} (got '{name}')"
+                )
+            check_finite(f"weights['{name}']", weight)
+        return {name: float(weights.get(name, 0.0)) for name in self.relations}
+
+    def with_weights(self, weights: Mapping[str, float]) -> 'Neighborhood':
+        r"""Returns a copy that shares the relations and weighs them anew.
 
         Raises:
-            ValueError: If the factor is not finite.
+            ValueError: If a weight is not finite or of no relation.
         """
-        check_finite('factor', factor)
         out = copy.copy(self)
-        out.weights = [factor * weight for weight in self.weights]
-        out.graphs = [graph.scaled(factor) for graph in self.graphs]
+        out.weights = self._check_weights(weights)
+        return out
+
+    def only(self, weights: Mapping[str, float]) -> 'Neighborhood':
+        r"""Returns a copy that has no relations but those named here.
+
+        Raises:
+            ValueError: If a weight is not finite or of no relation.
+        """
+        out = self.with_weights(weights)
+        out.relations = {name: self.relations[name] for name in weights}
+        out.weights = {name: out.weights[name] for name in weights}
         return out
 
     def add_to(self, score: Tensor, users: Tensor) -> Tensor:
         r"""Adds the sums of some users to their scores of all items, in place.
+        They are summed in single precision at least.
 
         Args:
             score (torch.Tensor): The scores :math:`(B, I)`, contiguous.
@@ -151,17 +119,73 @@ class Neighborhood:
         """
         num_rows, num_cols = users.numel(), max(score.size(1), self.size[1])
         check_shape('score', score, num_rows, num_cols)
+        if score.dtype in HALF:
+            total = torch.zeros_like(score, dtype=torch.float)
+            return score.add_(self.add_to(total, users))
         row, item, _ = self.history[users]
-        start = row * score.size(1)
-        for graph in self.graphs:
-            # In parts, as some users have very many items:
-            for first, part in zip(
-                start.split(PART_SIZE), item.split(PART_SIZE), strict=True
-            ):
-                index, neighbor, weight = graph[part]
-                index = first.index_select(0, index) + neighbor
-                score.view(-1).index_add_(0, index, weight.to(score.dtype))
+        for name, weight in self.weights.items():
+            if weight != 0.0:
+                self.relations[name].add_to(score, row, item, weight)
         return score
+
+    def scores(self, name: str, users: Tensor) -> Tensor:
+        r"""Returns the sums :math:`(B, I)` of one relation for some users,
+        before its weight.
+        """
+        out = torch.zeros(users.numel(), self.size[1], device=users.device)
+        return self.with_weights({name: 1.0}).add_to(out, users)
+
+
+class SparseRows(CompressedRows):
+    r"""The edges of a relation, and their weights."""
+
+    def add_to(
+        self, score: Tensor, row: Tensor, item: Tensor, weight: float
+    ) -> None:
+        r"""Adds the weighted edges out of the items in these rows."""
+        start = row * score.size(1)
+        # In parts, as some users have very many items:
+        for first, part in zip(
+            start.split(PART_SIZE), item.split(PART_SIZE), strict=True
+        ):
+            index, neighbor, value = self[part]
+            index = first.index_select(0, index) + neighbor
+            value = (weight * value).to(score.dtype)
+            score.view(-1).index_add_(0, index, value)
+
+
+class DenseRows:
+    r"""The weights of a relation between all items."""
+
+    def __init__(self, name: str, value: Tensor, num_items: int) -> None:
+        check_shape(name, value, num_items, num_items)
+        self.value = value.contiguous()
+
+    def __getitem__(self, src: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Returns the positions in :obj:`src`, destinations and weights."""
+        size, device = (src.numel(), self.value.size(0)), src.device
+        row = torch.arange(size[0], device=device).repeat_interleave(size[1])
+        dst = torch.arange(size[1], device=device).repeat(size[0])
+        return row, dst, self.value.index_select(0, src).view(-1)
+
+    def add_to(
+        self, score: Tensor, row: Tensor, item: Tensor, weight: float
+    ) -> None:
+        r"""Adds the weighted sums of the items in these rows."""
+        count = torch.bincount(row, minlength=score.size(0))
+        first = count.cumsum(0) - count
+        total = F.embedding_bag(item, self.value, first, mode='sum')
+        score[:, : self.value.size(1)].add_(total, alpha=weight)
+
+
+def _as_rows(name: str, graph: Graph, num_items: int) -> SparseRows | DenseRows:
+    name = f"graphs['{name}']"
+    if isinstance(graph, Tensor):
+        check_all_finite(name, graph)
+        return DenseRows(name, graph, num_items)
+    edge_index, value = graph
+    check_all_finite(name, value)
+    return SparseRows(edge_index, num_items, num_items, name, value)
 
 
 def refined_graph(item_emb: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,8 @@
 r"""Top-:math:`k` lists, in blocks of users."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,12 +12,30 @@ from crane_pyg._groups import Products, group_top_k
 from crane_pyg._rows import (
     CompressedRows,
     as_index,
+    as_pairs,
     check_all_finite,
     check_shape,
 )
 from crane_pyg.ranking.neighborhood import Neighborhood
 
+__all__ = ['TopK', 'top_k']
+
 Scores = Iterator[tuple[Tensor, Tensor]]
+BARRED = float('-inf')  # No item has this score, see `check_embeddings`.
+
+
+class TopK(NamedTuple):
+    r"""The items of highest score.
+
+    Args:
+        index (torch.Tensor): Item indices :math:`(B, k)` in descending order
+            of score, :obj:`-1` where a user has fewer than :math:`k` items.
+        score (torch.Tensor): Their scores :math:`(B, k)`, :math:`-\infty`
+            where there is no item.
+    """
+
+    index: Tensor  # type: ignore[assignment]  # As PyG's search calls it.
+    score: Tensor
 
 
 @torch.no_grad()
@@ -23,14 +43,17 @@ def top_k(
     user_emb: Tensor,
     item_emb: Tensor,
     k: int,
-    user_index: Tensor | Sequence[int] | None = None,
-    exclude: Tensor | None = None,
+    user_index: object = None,
+    exclude: object = None,
     block_size: int = 1024,
     neighbors: Neighborhood | None = None,
-    candidates: Tensor | Sequence[int] | None = None,
-) -> Tensor:
+    candidates: object = None,
+) -> TopK:
     r"""Returns the :math:`k` items of highest score for each user: the inner
     product of their embeddings, plus what :obj:`neighbors` adds to it.
+
+    Scores are computed in single precision, or in double if the embeddings
+    are. Indices and pairs may be tensors, arrays, columns or lists.
 
     Args:
         user_emb (torch.Tensor): User embeddings :math:`(U, d)`.
@@ -49,26 +72,22 @@ def top_k(
         candidates (torch.Tensor, optional): If given, the only items that may
             be returned :math:`(C)`. (default: :obj:`None`)
 
-    Returns:
-        torch.Tensor: Item indices :math:`(B, k)` in descending order of
-        score, :obj:`-1` where a user has fewer than :math:`k` items left.
-
     Raises:
         ValueError: If :math:`k` or :obj:`block_size` is out of its range, or
-            an index is beyond the embeddings, or these are not finite or not
-            those of :obj:`neighbors`.
+            an index is beyond the embeddings, or these are not finite, too
+            large for their products to be, or not those of :obj:`neighbors`.
     """
     size, device = (user_emb.size(0), item_emb.size(0)), user_emb.device
     check_k(k, size[1])
     if user_index is None:
         user_index = torch.arange(size[0], device=device)
     users = as_index('user_index', user_index, size[0], device)
-    scores = score_blocks(user_emb, item_emb, users, block_size, neighbors)
     barred = Barred(exclude, candidates, size, device)
-    return torch.cat([mask_top_k(*score, k, barred) for score in scores])
+    scores = blocks(user_emb, item_emb, users, block_size, neighbors)
+    return join(mask_top_k(*score, k, barred) for score in scores)
 
 
-def score_blocks(
+def blocks(
     user_emb: Tensor,
     item_emb: Tensor,
     user_index: Tensor,
@@ -76,23 +95,19 @@ def score_blocks(
     neighbors: Neighborhood | None = None,
 ) -> Scores:
     r"""Yields blocks of users and their scores of all items, filled up with
-    :math:`-\infty` to whole groups; the next block overwrites them.
+    :math:`-\infty` to whole groups; the next block overwrites them. No users
+    are one empty block.
     """
     check_size(1, block_size=block_size)
-    size = (user_emb.size(0), item_emb.size(0))
-    check_neighbors(neighbors, size)
-    if user_emb.dtype != item_emb.dtype or not user_emb.is_floating_point():
-        raise ValueError(
-            f"'user_emb' and 'item_emb' need to be floating and of the same "
-            f'type (got {user_emb.dtype} and {item_emb.dtype})'
-        )
-    check_shape('item_emb', item_emb, size[1], user_emb.size(1))
-    check_all_finite('user_emb', user_emb)
-    check_all_finite('item_emb', item_emb)
+    check_embeddings(user_emb, item_emb)
+    check_neighbors(neighbors, (user_emb.size(0), item_emb.size(0)))
+    # Half precision adds up too few digits, and has no large numbers:
+    dtype = torch.promote_types(item_emb.dtype, torch.float)
+    items = item_emb.to(dtype)
     num_rows = min(block_size, user_index.numel())
-    products = Products(num_rows, item_emb.size(0), item_emb)
+    products = Products(num_rows, items.size(0), items)
     for users in user_index.split(block_size):
-        score = products(user_emb[users], item_emb)[: users.numel()]
+        score = products(user_emb[users].to(dtype), items)[: users.numel()]
         yield (
             users,
             score if neighbors is None else neighbors.add_to(score, users),
@@ -106,14 +121,15 @@ class Barred:
 
     def __init__(
         self,
-        exclude: Tensor | None,
-        candidates: Tensor | Sequence[int] | None,
+        exclude: object,
+        candidates: object,
         size: tuple[int, int],
         device: torch.device,
     ) -> None:
         if exclude is None:
-            exclude = torch.empty(2, 0, dtype=torch.long, device=device)
-        self.rows = CompressedRows(exclude, *size, 'exclude')
+            exclude = torch.empty(2, 0, dtype=torch.long)
+        pairs = as_pairs('exclude', exclude, size, device)
+        self.rows = CompressedRows(pairs, *size, 'exclude')
         self.candidates, self.others = None, None
         if candidates is not None:
             index = as_index('candidates', candidates, size[1], device)
@@ -124,17 +140,49 @@ class Barred:
     def mask_(self, users: Tensor, score: Tensor) -> None:
         r"""Overwrites the scores :math:`(B, I)` of barred items."""
         row, col, _ = self.rows[users]
-        score[row, col] = float('-inf')
+        score[row, col] = BARRED
         if self.others is not None:  # Scores may be filled up.
             items = score[:, : self.others.numel()]
-            items.masked_fill_(self.others, float('-inf'))
+            items.masked_fill_(self.others, BARRED)
 
 
-def mask_top_k(users: Tensor, score: Tensor, k: int, barred: Barred) -> Tensor:
+def mask_top_k(users: Tensor, score: Tensor, k: int, barred: Barred) -> TopK:
     r"""Returns the best items that are not barred; overwrites the scores."""
     barred.mask_(users, score)
     value, index = group_top_k(score, k)
-    return index.masked_fill(value == float('-inf'), -1)
+    return TopK(index.masked_fill(value == BARRED, -1), value)
+
+
+def join(tops: Iterator[TopK]) -> TopK:
+    r"""Returns the lists of all blocks as one."""
+    index, score = zip(*tops, strict=True)
+    return TopK(torch.cat(index), torch.cat(score))
+
+
+def check_embeddings(user_emb: Tensor, item_emb: Tensor) -> None:
+    r"""Refuses what has no inner products, or none that are finite: a score
+    of :math:`-\infty` is that of a barred item.
+    """
+    if user_emb.dtype != item_emb.dtype or not user_emb.is_floating_point():
+        raise ValueError(
+            f"'user_emb' and 'item_emb' need to be floating and of the same "
+            f'type (got {user_emb.dtype} and {item_emb.dtype})'
+        )
+    check_shape('item_emb', item_emb, item_emb.size(0), user_emb.size(1))
+    check_all_finite('user_emb', user_emb)
+    check_all_finite('item_emb', item_emb)
+    dtype = torch.promote_types(item_emb.dtype, torch.float)
+    bound = user_emb.size(1) * math.prod(map(_largest, (user_emb, item_emb)))
+    if bound > torch.finfo(dtype).max:
+        raise ValueError(
+            "'user_emb' and 'item_emb' need to have finite inner products "
+            f'(got entries up to {_largest(user_emb):.3g} and '
+            f'{_largest(item_emb):.3g})'
+        )
+
+
+def _largest(x: Tensor) -> float:
+    return max(map(abs, map(float, x.aminmax()))) if x.numel() > 0 else 0.0
 
 
 def check_neighbors(
