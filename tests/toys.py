@@ -10,6 +10,7 @@ import torch
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.nn import CRANE
+from crane_pyg.ranking import Ranker
 
 RATES = ('user', 'rates', 'item')
 REV = ('item', 'rev_rates', 'user')
@@ -34,9 +35,10 @@ OPTIONS = [
     {'use_id': False},
     {'profile': 'contrast', 'num_steps': 2},
     {'num_item_layers': 2, 'num_layers': 1},
-    {'num_item_layers': 0, 'neighbor_weights': {'co_rated': 3.0}},
-    {'num_layers': 0, 'profile': None, 'neighbor_weights': {}},
+    {'num_item_layers': 0},
+    {'num_layers': 0, 'profile': None},
 ]
+RELATIONS = ('co_rated', 'similar_to', 'refined', 'ease')
 
 
 def get_data(lonely=None):
@@ -52,9 +54,7 @@ def get_data(lonely=None):
 def get_model(**kwargs):
     r"""A model for this graph, in which every part has a say."""
     torch.manual_seed(3)
-    weights = dict.fromkeys(('co_rated', 'similar_to', 'refined'), 0.5)
-    weights = {'neighbor_weights': weights}  # Others would drown the rest.
-    kwargs = {'profile': 'input', 'mode': 'correlation', **weights, **kwargs}
+    kwargs = {'profile': 'input', 'mode': 'correlation', **kwargs}
     model = CRANE(USERS, ITEMS, SIZES, channels=16, **kwargs)
     if model.gate is not None:  # Which starts closed.
         with torch.no_grad():
@@ -62,16 +62,22 @@ def get_model(**kwargs):
     return model
 
 
-def all_scores(model, data):
+def get_ranker(model, data, no_history='embedding', **weights):
+    r"""A ranker by this model and the relations of these weights, or all."""
+    weights = weights or dict.fromkeys(RELATIONS, 0.5)
+    return Ranker.from_model(
+        model, data, weights=weights, no_history=no_history
+    )
+
+
+def all_scores(model, data, ranker=None):
     r"""The scores by which users and items are ranked."""
-    model = copy.deepcopy(model).eval()
+    if ranker is not None:
+        top = ranker.top_k(ITEMS, exclude_seen=False)
+        return torch.empty(USERS, ITEMS).scatter(1, top.index, top.score)
     with torch.no_grad():
-        out = model(data)
-        scores = out.user @ out.item.t()
-        neighbors = model.neighborhood(data, out)
-        if neighbors is not None:
-            neighbors.add_to(scores, torch.arange(USERS))
-    return scores
+        out = copy.deepcopy(model).eval()(data)
+    return out.user @ out.item.t()
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import Module, ModuleDict
 from torch_geometric.data import HeteroData
-from torch_geometric.index import ptr2index
 from torch_geometric.typing import EdgeType, NodeType
 
-from crane_pyg._edges import get_graph
+from crane_pyg._edges import get_graph, rev_edge_type
 from crane_pyg._rows import check_edge_index
-from crane_pyg.nn.conv import CRANEConv
-from crane_pyg.nn.crane import CRANE, CRANEOutput
+from crane_pyg.explain.scores import are_same, check_ranker, check_users
+from crane_pyg.nn import CRANE, CRANEConv, CRANEOutput
+from crane_pyg.ranking import Neighborhood, Ranker
 
 __all__ = ['PairScores']
 
@@ -53,6 +53,9 @@ class PairScores(Module):
     Args:
         model (CRANE): The model, of which a frozen copy is taken.
         data (torch_geometric.data.HeteroData): As in its forward pass.
+        ranker (Ranker, optional): What ranks by the embeddings of the same
+            model and data, and may add relations between items to their inner
+            products. (default: :obj:`None`)
 
     Shapes:
         - **input:**
@@ -60,27 +63,38 @@ class PairScores(Module):
           :math:`(I, \sum_m d_m + (1 + M) d)`, as :meth:`inputs` returns
           them, and pairs :math:`(2, P)`
         - **output:** scores :math:`(P)`
+
+    Raises:
+        ValueError: If a graph is missing from :obj:`data`, or if the ranker is
+            one of other data or of another model.
     """
 
-    def __init__(self, model: CRANE, data: HeteroData) -> None:
+    def __init__(
+        self, model: CRANE, data: HeteroData, ranker: Ranker | None = None
+    ) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.eval()  # As an explainer returns to the mode that it found.
-        self.data = data
-        self.user, relation, self.item = model.edge_type
-        names, sizes = list(model.in_channels), list(model.in_channels.values())
-        self.item_sizes = dict(zip(names, sizes, strict=True))
+        self.data, self.ranker = data, ranker
+        self.user, _, self.item = model.edge_type
+        self.item_sizes = dict(model.in_channels)
         self.edge_index: dict[EdgeType, Tensor] = {}
         self.neighbor_weight: dict[EdgeType, Tensor] = {}
 
-        if model.num_layers > 0 or model._has_neighborhood():
+        weights: dict[str, float] = {}
+        if ranker is not None:
+            with torch.no_grad():
+                check_ranker(ranker, model, data, self.model(data).user)
+            weights = ranker.neighborhood.weights
+        if model.num_layers > 0 or any(weights.values()):
             self._add_graph(model.edge_type)
         if model.num_item_layers > 0:
             self._add_graph((self.item, model.item_edge, self.item))
         layers = max(model.num_layers, model.num_item_layers)
         if layers > 0 or model.gate is not None:
-            self._add_graph((self.item, f'rev_{relation}', self.user))
-        self._add_neighbors()
+            self._add_graph(rev_edge_type(model.edge_type))
+        if ranker is not None:
+            self._add_neighbors(ranker.neighborhood)
         self.conv = _ConvByEdgeType(list(self.edge_index))
         self.model.conv = self.conv  # type: ignore[assignment]
 
@@ -109,11 +123,14 @@ class PairScores(Module):
         r"""Returns the scores of the pairs.
 
         Raises:
-            ValueError: If there is no such user or item.
+            ValueError: If there is no such user or item, or if the ranker
+                gives a user popular items or none.
         """
         size, name = self.model.size, 'edge_label_index'
         check_edge_index(edge_label_index, *size, name)
         users, items = edge_label_index
+        if self.ranker is not None:
+            check_users(self.ranker, users)
         data, params = self._replace(x_dict, edge_index_dict)
         self.conv.known = edge_index_dict
         out: CRANEOutput = functional_call(self.model, params, (data,))
@@ -122,10 +139,10 @@ class PairScores(Module):
             return score
 
         # One column per pair, as these sums are a propagation as well:
-        x = F.one_hot(users, self.model.num_users).t().to(score.dtype)
+        x = F.one_hot(users, self.model.size[0]).t().to(score.dtype)
         edge_index = edge_index_dict[self.model.edge_type]
         x = self.conv((x, None), edge_index, size=self.model.size)
-        pair, size = torch.arange(users.numel()), (self.model.num_items,) * 2
+        pair, size = torch.arange(users.numel()), (self.model.size[1],) * 2
         for edge_type, weight in self.neighbor_weight.items():
             edge_index = edge_index_dict[edge_type]
             near = self.conv((x, None), edge_index, weight, size=size)
@@ -135,24 +152,23 @@ class PairScores(Module):
     def _add_graph(self, edge_type: EdgeType) -> None:
         self.edge_index[edge_type], _ = get_graph(self.data, edge_type)
 
-    def _add_neighbors(self) -> None:
-        with torch.no_grad():
-            out = self.model(self.data)
-        neighbors = self.model.neighborhood(self.data, out)
-        if neighbors is None:
-            return
-        relations = self.model.neighbor_weights
-        for relation, weight, graph in zip(
-            relations, neighbors.weights, neighbors.graphs, strict=True
-        ):
-            edge_type = (self.item, relation, self.item)
+    def _add_neighbors(self, neighborhood: Neighborhood) -> None:
+        for name, weight in neighborhood.weights.items():
+            edge_type = (self.item, name, self.item)
+            if weight == 0.0:
+                continue
             if edge_type in self.data.edge_types:
                 self._add_graph(edge_type)
-                value = self.data[edge_type].edge_weight * weight
+                value = self.data[edge_type].edge_weight
             else:
-                src, value = ptr2index(graph.ptr), graph.value
-                self.edge_index[edge_type] = torch.stack([src, graph.dst])
-            self.neighbor_weight[edge_type] = value
+                items = torch.arange(
+                    self.model.size[1], device=neighborhood.history.ptr.device
+                )
+                src, dst, value = neighborhood.relations[name][items]
+                keep = value != 0.0  # Of a matrix, too.
+                value = value[keep]
+                self.edge_index[edge_type] = torch.stack([src, dst])[:, keep]
+            self.neighbor_weight[edge_type] = weight * value
 
     def _replace(
         self,
@@ -205,7 +221,7 @@ class _ConvByEdgeType(Module):
         **kwargs: Any,  # noqa: ANN401
     ) -> Tensor:
         # The model does not say which edges it passes:
-        keys = [k for k, known in self.known.items() if known is edge_index]
+        keys = [k for k, x in self.known.items() if are_same(x, edge_index)]
         conv = self.convs['__'.join(keys[0] if keys else ('other',))]
         out: Tensor = conv(x, edge_index, *args, **kwargs)
         return out

@@ -1,7 +1,7 @@
 r"""Why this item: the parts of a score, and the items that carry it."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,30 +10,26 @@ from torch_geometric.data import HeteroData
 
 from crane_pyg._check import check_integer
 from crane_pyg._mode import evaluation
-from crane_pyg._rows import (
-    CompressedRows,
-    as_index,
-    as_plain,
-    check_candidates,
-    check_index,
-)
-from crane_pyg.nn.crane import CRANE, CRANEOutput
-from crane_pyg.ranking.neighborhood import Neighborhood
+from crane_pyg._rows import as_index, as_plain, check_candidates, check_index
+from crane_pyg.nn import CRANE, CRANEOutput
+from crane_pyg.ranking import Neighborhood, Ranker
 
 __all__ = ['ScoreParts', 'explain_scores']
+
+PART_SIZE: Final = 256
 
 
 class ScoreParts(NamedTuple):
     r"""What :func:`explain_scores` returns for :math:`B` items.
 
     Args:
-        score (torch.Tensor): The scores that
-            :meth:`~crane_pyg.nn.CRANE.recommend` ranks by :math:`(B)`.
+        score (torch.Tensor): The scores by which the items are ranked
+            :math:`(B)`.
         parts (dict[str, torch.Tensor]): Its summands :math:`(B)`:
             :obj:`"behavior"`, one :obj:`"semantic_<modality>"` each,
             :obj:`"item_graph"`, and one :obj:`"neighbors_<relation>"` for
             every other relation of the neighborhood.
-        history (torch.Tensor): The items that the user had :math:`(H)`.
+        history (torch.Tensor): The history of the user :math:`(H)`.
         carriers (dict[str, torch.Tensor]): How much each of them carries
             :math:`(B, H)`, by :obj:`"embeddings"` and by
             :obj:`"neighbors_<relation>"`.
@@ -50,8 +46,7 @@ def explain_scores(
     data: HeteroData,
     user_index: int,
     item_index: Tensor | Sequence[int],
-    candidates: Tensor | Sequence[int] | None = None,
-    neighbors: Neighborhood | None = None,
+    ranker: Ranker | None = None,
 ) -> ScoreParts:
     r"""Splits the scores of some items for a user into summands, and names
     the items of the user that carry them.
@@ -72,10 +67,9 @@ def explain_scores(
             \text{item graph}} +
         \sum_{g \neq S} n^{(g)}_{ui}
 
-    with the neighborhood sums :math:`n^{(g)}_{ui} = c \, \sigma \sum_{j \in
-    \mathcal{N}(u)} \omega_g s^{(g)}_{ji}`, whose terms are what the item
-    :math:`j` of the user carries, exactly. There are none where
-    :meth:`~crane_pyg.nn.CRANE.tune_neighborhood` chose :math:`c = 0`.
+    with the neighborhood sums :math:`n^{(g)}_{ui} = \sum_{j \in
+    \mathcal{N}(u)} \omega_g s^{(g)}_{ji}` of a ranker, whose terms are what
+    the item :math:`j` of the user carries, exactly.
 
     The inner product is no sum over :math:`j`. What :math:`j` carries of it is
     the derivative
@@ -100,28 +94,31 @@ def explain_scores(
         data (torch_geometric.data.HeteroData): As in its forward pass.
         user_index (int): The user.
         item_index (torch.Tensor): The items :math:`(B)`.
-        candidates (torch.Tensor, optional): If given, the only items that may
-            be asked for :math:`(C)`. (default: :obj:`None`)
-        neighbors (Neighborhood, optional): What
-            :meth:`~crane_pyg.nn.CRANE.neighborhood` returns for the same model
-            and data, which may cost more than all else; computed if not given.
-            (default: :obj:`None`)
+        ranker (Ranker, optional): What ranks by the embeddings of the same
+            model and data, and may add relations between items to their inner
+            products. (default: :obj:`None`)
 
     Raises:
-        ValueError: If there is no such user or item, or if an item is not
-            among the candidates.
+        ValueError: If there is no such user or item, if an item is not among
+            the candidates of the ranker, or if this is one of other data, of
+            another model, or one that ranks the user by popularity.
     """
     check_integer(user_index=user_index)
-    check_index('user_index', torch.tensor(user_index), model.num_users)
+    num_users, num_items = model.size
+    check_index('user_index', torch.tensor(user_index), num_users)
     device = next(model.parameters()).device
-    items = as_index('item_index', item_index, model.num_items, device)
-    if candidates is not None:
-        index = as_index('candidates', candidates, model.num_items, device)
-        check_candidates('item_index', items, index)
-
+    items = as_index('item_index', item_index, num_items, device)
     with evaluation(model):
         out, gradient = _gradients(model, data, user_index, items)
+    if ranker is not None:
+        check_ranker(ranker, model, data, out.user)
+        check_users(ranker, items.new_tensor([user_index]))
+        if ranker.candidates is not None:
+            check_candidates('item_index', items, ranker.candidates)
 
+    row, item = as_plain(data[model.edge_type].edge_index)
+    history = item[row == user_index].unique()
+    carriers = {'embeddings': gradient[:, history]}
     user, item = out.user[user_index], out.item[items]
     product = plain = user * item
     if out.user_semantic is not None and out.item_semantic is not None:
@@ -129,28 +126,15 @@ def explain_scores(
         plain = user * (item - out.item_semantic[items])
     parts = _stream_parts(model, plain)
     parts['item_graph'] = (product - plain).sum(dim=-1)
-
-    row, item = as_plain(data[model.edge_type].edge_index)
-    history, position = item[row == user_index].unique(return_inverse=True)
-    carriers = {'embeddings': gradient[:, history]}
-    score = out.user[user_index, None] @ out.item.t()
-    if neighbors is None:
-        neighbors = model.neighborhood(data, out)
-    if neighbors is not None:
-        users = items.new_tensor([user_index])
-        score = neighbors.add_to(score, users)
-        for relation, graph in zip(
-            model.neighbor_weights, neighbors.graphs, strict=True
-        ):
+    if ranker is not None:
+        near = _neighbors(ranker.neighborhood, user_index, items, history)
+        for relation, carried in near.items():
             name = f'neighbors_{relation}'
-            carried = _carried(graph, history[position], items)
-            size = (items.numel(), history.numel())
-            carriers[name] = carried.new_zeros(size).index_add_(
-                1, position, carried
-            )
+            carriers[name] = carried
             key = 'item_graph' if relation == model.item_edge else name
-            parts[key] = parts.get(key, 0.0) + carriers[name].sum(dim=1)
-    return ScoreParts(score[0, items], parts, history, carriers)
+            parts[key] = parts.get(key, 0.0) + carried.sum(dim=1)
+    score = torch.stack(list(parts.values())).sum(dim=0)
+    return ScoreParts(score, parts, history, carriers)
 
 
 @torch.inference_mode(False)  # Which a caller may have entered.
@@ -161,9 +145,9 @@ def _gradients(
     r"""Returns the embeddings, and the derivatives of inner products
     :math:`(B, I)` by what multiplies the edges from and to a user.
     """
-    (to_item, _), (to_user, _), *_ = model._graphs(data)
+    (to_item, _), (to_user, _), _ = model.graphs(data)
     items = items.clone()  # One of inference mode has no gradient.
-    more = torch.zeros(model.num_items, device=to_item.device)
+    more = torch.zeros(model.size[1], device=to_item.device)
     more.requires_grad_()
 
     # Adding zero times the edges of one user to what a layer returns leaves
@@ -172,12 +156,13 @@ def _gradients(
         _: Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
     ) -> Tensor | None:
         (x, _), edge_index, *weight = args
-        if edge_index is not to_item and edge_index is not to_user:
+        forth = are_same(edge_index, to_item)
+        if not forth and not are_same(edge_index, to_user):
             return None
         src, dst = as_plain(edge_index)
-        keep = (src if edge_index is to_item else dst) == user
+        keep = (src if forth else dst) == user
         src, dst = src[keep], dst[keep]
-        value = more[dst if edge_index is to_item else src]
+        value = more[dst if forth else src]
         if weight:
             value = value * weight[0][keep]
         message = value.unsqueeze(-1) * x[src]
@@ -192,8 +177,15 @@ def _gradients(
     gradient = torch.zeros(items.numel(), more.numel(), device=more.device)
     for row, value in zip(gradient, score, strict=True):
         row.copy_(torch.autograd.grad(value, more, retain_graph=True)[0])
-    out = CRANEOutput._make(x if x is None else x.detach() for x in out)
-    return out, gradient
+    dtype = torch.promote_types(out.user.dtype, torch.float)  # As in ranking.
+    views = (x if x is None else x.detach().to(dtype) for x in out)
+    return CRANEOutput._make(views), gradient
+
+
+def are_same(x: Tensor, y: Tensor) -> bool:
+    r"""Returns whether edges are the same ones, and not only equal."""
+    # The layout in which a model passes them on shares their memory:
+    return as_plain(x).data_ptr() == as_plain(y).data_ptr()
 
 
 def _stream_parts(model: CRANE, product: Tensor) -> dict[str, Tensor]:
@@ -207,11 +199,53 @@ def _stream_parts(model: CRANE, product: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _carried(graph: CompressedRows, history: Tensor, items: Tensor) -> Tensor:
-    r"""Returns the weights of the edges from one of a user's items each
-    :math:`(B, H)`.
+def _neighbors(
+    neighborhood: Neighborhood, user: int, items: Tensor, history: Tensor
+) -> dict[str, Tensor]:
+    r"""Returns what every relation sends from each item of the history to the
+    items that are explained :math:`(B, H)`.
     """
-    index, neighbor, weight = graph[history]
-    hit = (items.unsqueeze(1) == neighbor) * weight
-    out = hit.new_zeros(items.numel(), history.numel())
-    return out.index_add_(1, index, hit)
+    _, had, _ = neighborhood.history[items.new_tensor([user])]
+    position, out = torch.searchsorted(history, had), {}
+    for name, weight in neighborhood.weights.items():
+        if weight != 0.0:
+            out[name] = torch.zeros(
+                items.numel(), history.numel(), device=items.device
+            )
+            # In parts, as each of them has scores of all items:
+            for src, index in zip(
+                had.split(PART_SIZE), position.split(PART_SIZE), strict=True
+            ):
+                score = items.new_zeros(
+                    src.numel(), neighborhood.size[1], dtype=torch.float
+                )
+                row = torch.arange(src.numel(), device=src.device)
+                neighborhood.relations[name].add_to(score, row, src, weight)
+                out[name].index_add_(1, index, score[:, items].t())
+    return out
+
+
+def check_ranker(
+    ranker: Ranker, model: CRANE, data: HeteroData, user_emb: Tensor
+) -> None:
+    r"""Refuses a ranker of other data, or of other embeddings."""
+    ranker.check(data, model.edge_type)
+    found = ranker.user_emb
+    expected = user_emb.to(found)
+    if found.size() != expected.size() or not torch.allclose(
+        found, expected, rtol=1e-3, atol=1e-5
+    ):
+        raise ValueError(
+            "'ranker' needs to hold the embeddings of 'model' for 'data' (got "
+            'others)'
+        )
+
+
+def check_users(ranker: Ranker, users: Tensor) -> None:
+    r"""Refuses users whose ranking has nothing to do with embeddings."""
+    users = users[~ranker.has_history[users]]
+    if users.numel() > 0 and ranker.no_history != 'embedding':
+        raise ValueError(
+            f"Users need to have a history, as 'ranker' has "
+            f"'no_history={ranker.no_history!r}' (got user {int(users[0])})"
+        )

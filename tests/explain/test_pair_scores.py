@@ -12,12 +12,14 @@ from toys import (
     ITEMS,
     OPTIONS,
     RATES,
+    RELATIONS,
     REV,
     SIMILAR,
     USERS,
     all_scores,
     get_data,
     get_model,
+    get_ranker,
 )
 
 from crane_pyg.explain import PairScores
@@ -26,13 +28,16 @@ CO_RATED = ('item', 'co_rated', 'item')
 NODES = {'user': (USERS, 48), 'item': (ITEMS, 62)}
 
 
+@pytest.mark.parametrize('ranked', [False, True])
 @pytest.mark.parametrize('kwargs', OPTIONS)
-def test_pair_scores(kwargs):
+def test_pair_scores(kwargs, ranked):
     data, model = get_data(), get_model(dropout=0.5, **kwargs)
-    scores = PairScores(model, data)
+    ranker = get_ranker(model, data) if ranked else None
+    scores = PairScores(model, data, ranker)
     pairs = torch.tensor([[0, 3, 3, 29], [39, 1, 2, 0]])
     out = scores(*scores.inputs(), edge_label_index=pairs)
-    torch.testing.assert_close(out, all_scores(model, data)[tuple(pairs)])
+    expected = all_scores(model, data, ranker)
+    torch.testing.assert_close(out, expected[tuple(pairs)])
     assert model.training
     assert not scores.training
     for row, value in [(0, USERS), (1, ITEMS)]:
@@ -42,23 +47,28 @@ def test_pair_scores(kwargs):
             scores(*scores.inputs(), edge_label_index=wrong)
 
 
-@pytest.mark.parametrize('scale', [0.0, 0.5])
-def test_pair_scores_by_the_factor_of_the_neighborhood(scale):
+@pytest.mark.parametrize('weight', [0.0, 0.5])
+def test_edges_that_matter(weight):
     data, model = get_data(), get_model(num_layers=0)
-    model.neighbor_scale.fill_(scale)
-    scores = PairScores(model, data)
-    assert (RATES in scores.edge_index) == (scale > 0)
-    assert (CO_RATED in scores.edge_index) == (scale > 0)
-    pairs = torch.tensor([[0, 3, 3, 29], [39, 1, 2, 0]])
-    out = scores(*scores.inputs(), edge_label_index=pairs)
-    torch.testing.assert_close(out, all_scores(model, data)[tuple(pairs)])
+    ranker = get_ranker(model, data, co_rated=weight, ease=0.1)
+    scores = PairScores(model, data, ranker)
+    assert (CO_RATED in scores.edge_index) == (weight > 0)
+    assert RATES in scores.edge_index
+    # The zeros of a full matrix, such as its diagonal, are no edges:
+    src, dst = scores.edge_index['item', 'ease', 'item']
+    assert (src != dst).all()
+    assert src.numel() > 100
+    ranker = get_ranker(model, data, co_rated=0.0)
+    scores = PairScores(model, data, ranker)
+    assert set(scores.edge_index) == {REV, SIMILAR}
 
 
 @pytest.mark.parametrize('edge_type', [RATES, REV, SIMILAR, CO_RATED])
 def test_masked_edge_changes_score(edge_type):
     r"""A mask of zero is the same as no such edge."""
-    data, model = get_data(), get_model(neighbor_weights={'co_rated': 2.0})
-    scores = PairScores(model, data)
+    data, model = get_data(), get_model()
+    ranker = get_ranker(model, data, co_rated=2.0)
+    scores = PairScores(model, data, ranker)
     x, edge_index = scores.inputs()
     pairs = torch.cartesian_prod(torch.arange(USERS), torch.arange(ITEMS)).t()
     before = scores(x, edge_index, pairs)
@@ -75,20 +85,41 @@ def test_masked_edge_changes_score(edge_type):
         weight[4] = 0.0
         other[edge_type].edge_weight = weight
         # What scales the neighborhood stays as it is:
-        with torch.no_grad():
-            out, masked = model.eval()(data), model(other)
-        expected = masked.user @ masked.item.t()
-        users = torch.arange(USERS)
-        expected = model.neighborhood(other, out).add_to(expected, users)
+        ((name, factor),) = ranker.neighborhood.weights.items()
+        adj, had = torch.zeros(ITEMS, ITEMS), torch.zeros(USERS, ITEMS)
+        src, dst = other['item', name, 'item'].edge_index
+        adj[src, dst] = factor * other['item', name, 'item'].edge_weight
+        had[tuple(data[RATES].edge_index)] = 1.0
+        expected = all_scores(model, other) + had @ adj
         torch.testing.assert_close(after, expected[tuple(pairs)])
+
+
+@pytest.mark.parametrize('relation', ['refined', 'ease'])
+def test_relation_without_edges_in_data(relation):
+    r"""It has masks as well, one for each of its edges."""
+    data, model = get_data(), get_model()
+    ranker = get_ranker(model, data, **{relation: 1.0})
+    scores, edge_type = (
+        PairScores(model, data, ranker),
+        ('item', relation, 'item'),
+    )
+    x, edge_index = scores.inputs()
+    masks = {key: torch.ones(e.size(1)) for key, e in edge_index.items()}
+    masks[edge_type].zero_()
+    set_hetero_masks(scores, masks, edge_index, apply_sigmoid=False)
+    pairs = torch.tensor([[8, 3, 3], [5, 1, 2]])
+    out = scores(x, edge_index, pairs)
+    torch.testing.assert_close(out, all_scores(model, data)[tuple(pairs)])
+    expected = all_scores(model, data, ranker)[tuple(pairs)]
+    assert (expected - out).abs().min() > 1e-3
 
 
 @pytest.mark.parametrize('kwargs', [{}, {'num_item_layers': 0}])
 def test_gradients_are_those_of_the_model(kwargs):
     r"""What is learned about items stands behind their features, in order."""
-    kwargs = {**kwargs, 'neighbor_weights': {'co_rated': 2.0}}
     data, model = get_data(), get_model(**kwargs).eval()
-    scores, (users, items) = PairScores(model, data), torch.randint(30, (2, 9))
+    scores = PairScores(model, data, get_ranker(model, data, co_rated=2.0))
+    users, items = torch.randint(30, (2, 9))
     x, edge_index = scores.inputs()
     x = {key: value.requires_grad_() for key, value in x.items()}
     scores(x, edge_index, torch.stack([users, items])).sum().backward()
@@ -112,8 +143,9 @@ def test_gradients_are_those_of_the_model(kwargs):
         )
 
 
-def explain(algorithm, node_mask_type, edge_mask_type, model=None):
-    scores = PairScores(model or get_model(), get_data())
+def explain(algorithm, node_mask_type, edge_mask_type):
+    data, model = get_data(), get_model()
+    scores = PairScores(model, data, get_ranker(model, data))
     explainer = Explainer(
         scores,
         algorithm=algorithm,
@@ -130,15 +162,15 @@ def explain(algorithm, node_mask_type, edge_mask_type, model=None):
 def test_gnn_explainer(node_mask_type):
     torch.manual_seed(0)
     scores, out = explain(GNNExplainer(epochs=3), node_mask_type, 'object')
-    relations = {SIMILAR, CO_RATED, *_relations(scores)}
+    relations = {('item', name, 'item') for name in RELATIONS}
     assert set(out.edge_types) == {RATES, REV} | relations
     for key, edge_index in scores.edge_index.items():
         mask = out[key].edge_mask
         assert mask.size() == edge_index.size()[1:]
         assert 0 < mask.max() < 1
     # The direct edges from the items of the user are the only ones there:
-    row, item = out[RATES].edge_index.as_tensor()
-    src, dst = out[CO_RATED].edge_index.as_tensor()
+    row, item = out[RATES].edge_index
+    src, dst = out[CO_RATED].edge_index
     used = torch.isin(src, item[row == 8]) & (dst == 5)
     assert used.any()
     assert torch.equal(out[CO_RATED].edge_mask > 0, used)
@@ -153,11 +185,6 @@ def test_gnn_explainer(node_mask_type):
             assert mask.max() > 0
 
 
-def _relations(scores):
-    names = scores.model.neighbor_weights
-    return {('item', name, 'item') for name in names}
-
-
 @pytest.mark.filterwarnings('ignore:Input Tensor . did not already require')
 @pytest.mark.parametrize('method', ['IntegratedGradients', 'Saliency'])
 @pytest.mark.parametrize('edge_mask_type', [None, 'object'])
@@ -168,7 +195,7 @@ def test_captum_explainer(method, edge_mask_type):
         assert out[key].node_mask.size() == size
         assert out[key].node_mask.isfinite().all()
         assert out[key].node_mask.count_nonzero() > 0
-    for key in [RATES, REV, SIMILAR, CO_RATED]:
+    for key in out.edge_types:
         if edge_mask_type is None:
             assert 'edge_mask' not in out[key]
         else:

@@ -2,12 +2,14 @@ import copy
 
 import pytest
 import torch
+from torch_geometric import EdgeIndex
 from torch_geometric.explain.algorithm.utils import set_hetero_masks
 from torch_geometric.testing import withCUDA
 from toys import (
     ITEMS,
     OPTIONS,
     RATES,
+    RELATIONS,
     REV,
     SIMILAR,
     SIZES,
@@ -15,16 +17,27 @@ from toys import (
     all_scores,
     get_data,
     get_model,
+    get_ranker,
 )
 
 from crane_pyg.explain import PairScores, explain_scores
+from crane_pyg.ranking import Neighborhood, Ranker
+
+CO_RATED = ('item', 'co_rated', 'item')
+
+
+def score_pairs(model, data, user, items, ranker):
+    r"""What :obj:`explain_scores` splits, by the model of the explainers."""
+    scores = PairScores(model, data, ranker)
+    pairs = torch.tensor([[user] * len(items), items])
+    return scores(*scores.inputs(), edge_label_index=pairs)
 
 
 def with_weights(data, user, scale):
     r"""Multiplies the weights of the edges from and to the items of a user."""
     data = copy.copy(data)
     for edge_type, row in [(RATES, 0), (REV, 1)]:
-        edge_index = data[edge_type].edge_index.as_tensor()
+        edge_index = data[edge_type].edge_index
         weight = data[edge_type].edge_weight.double()
         factor = torch.where(
             edge_index[row] == user, scale[edge_index[1 - row]], 1.0
@@ -33,13 +46,16 @@ def with_weights(data, user, scale):
     return data
 
 
+@pytest.mark.parametrize('ranked', [False, True])
 @pytest.mark.parametrize('kwargs', OPTIONS)
-def test_parts_sum_to_score(kwargs):
+def test_parts_sum_to_score(kwargs, ranked):
     data, model = get_data(), get_model(dropout=0.5, **kwargs)
-    expected, items = all_scores(model, data), torch.tensor([7, 0, 39, 7])
+    ranker = get_ranker(model, data) if ranked else None
+    expected = all_scores(model, data, ranker)
     assert expected.std() > 0.01
+    items = torch.tensor([7, 0, 39, 7])
     for user in [0, 11, USERS - 1]:
-        out = explain_scores(model, data, user, items)
+        out = explain_scores(model, data, user, items, ranker)
         assert model.training
         assert all(p.grad is None for p in model.parameters())
         torch.testing.assert_close(out.score, expected[user, items])
@@ -49,23 +65,28 @@ def test_parts_sum_to_score(kwargs):
 
 def test_parts_follow_the_ranking():
     data, model = get_data(), get_model()
-    top = model.recommend(data, torch.tensor([4]), k=10)[0]
-    score = explain_scores(model, data, 4, top).score
-    assert torch.equal(score.sort(descending=True).values, score)
-    assert len(score.unique()) == 10
+    for ranker in [None, get_ranker(model, data)]:
+        ranking = model.recommend(data, [4], 10)
+        if ranker is not None:
+            ranking = ranker.recommend([4], 10)
+        score = explain_scores(model, data, 4, ranking[0], ranker).score
+        assert torch.equal(score.sort(descending=True).values, score)
+        assert len(score.unique()) == 10
 
 
 def test_parts_by_hand():
     r"""Each part is what is left of the score without all others."""
-    data = get_data()
-    model = get_model(neighbor_weights={'co_rated': 7.0, 'similar_to': 14.0})
+    data, model = get_data(), get_model()
+    weights = {'co_rated': 1.0, 'similar_to': 2.0, 'refined': 3.0, 'ease': 4.0}
+    ranker = get_ranker(model, data, **weights)
     user, items = 5, torch.arange(ITEMS)
-    parts = explain_scores(model, data, user, items).parts
+    parts = explain_scores(model, data, user, items, ranker).parts
     names = ['behavior', 'semantic_image', 'semantic_text']
-    assert list(parts) == [*names, 'item_graph', 'neighbors_co_rated']
+    near = ['neighbors_co_rated', 'neighbors_refined', 'neighbors_ease']
+    assert list(parts) == [*names, 'item_graph', *near]
 
     bare = copy.deepcopy(model).eval()
-    bare.num_item_layers, bare.neighbor_weights = 0, {}
+    bare.num_item_layers = 0
     with torch.no_grad():
         out = bare(data)
     for i, name in enumerate(names):
@@ -73,63 +94,65 @@ def test_parts_by_hand():
         x[16 * i : 16 * (i + 1)] = out.user[user, 16 * i : 16 * (i + 1)]
         torch.testing.assert_close(parts[name], out.item @ x)
 
-    rest = copy.deepcopy(model)
-    del rest.neighbor_weights['co_rated']
-    expected = (all_scores(model, data) - all_scores(rest, data))[user]
-    assert expected.abs().max() > 0.1
-    torch.testing.assert_close(
-        parts['neighbors_co_rated'], expected, atol=1e-5, rtol=1e-4
-    )
+    scores = all_scores(model, data, ranker)[user]
+    bounds = {'atol': 1e-5, 'rtol': 1e-4}
+    for name in near:
+        fewer = {**weights, name.removeprefix('neighbors_'): 0.0}
+        rest = all_scores(model, data, get_ranker(model, data, **fewer))[user]
+        assert (scores - rest).abs().max() > 0.1
+        torch.testing.assert_close(parts[name], scores - rest, **bounds)
 
 
 def test_item_graph_part():
-    data = get_data()
-    model = get_model(neighbor_weights={'similar_to': 2.0})
-    out = explain_scores(model, data, 5, torch.arange(ITEMS))
-    rest = copy.deepcopy(model)
-    rest.num_item_layers, rest.neighbor_weights = 0, {}
-    expected = (all_scores(model, data) - all_scores(rest, data))[5]
+    data, model = get_data(), get_model()
+    ranker = get_ranker(model, data, similar_to=2.0)
+    out = explain_scores(model, data, 5, torch.arange(ITEMS), ranker)
+    bare = copy.deepcopy(model)
+    bare.num_item_layers = 0
+    scores = all_scores(model, data, ranker)
+    expected = (scores - all_scores(bare, data))[5]
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(
         out.parts['item_graph'], expected, atol=1e-5, rtol=1e-4
     )
     # In dense matrices, what each item carries along the edges:
-    adj = torch.zeros(ITEMS, ITEMS)
-    src, dst = data[SIMILAR].edge_index.as_tensor()
-    adj[src, dst] = 2.0 * data[SIMILAR].edge_weight
-    bare = copy.deepcopy(model)
-    bare.neighbor_weights = {}
-    adj *= all_scores(bare, data).std(unbiased=False)
+    adj, had = torch.zeros(ITEMS, ITEMS), torch.zeros(USERS, ITEMS)
+    src, dst = data[SIMILAR].edge_index
+    adj[src, dst] = data[SIMILAR].edge_weight
+    had[tuple(data[RATES].edge_index)] = 1.0
+    scores = all_scores(model, data)
+    deviation = [x.std(unbiased=False) for x in (scores, had @ adj)]
+    adj *= 2.0 * deviation[0] / deviation[1]
     carried = out.carriers['neighbors_similar_to']
     torch.testing.assert_close(carried, adj[out.history].t())
     assert carried.count_nonzero() > 0
 
 
-@pytest.mark.parametrize('scale', [0.0, 0.5])
-def test_parts_by_the_factor_of_the_neighborhood(scale):
+def test_relations_of_weight_zero_have_no_part():
     data, model = get_data(), get_model()
-    model.neighbor_scale.fill_(scale)
-    out = explain_scores(model, data, 5, torch.arange(ITEMS))
-    torch.testing.assert_close(out.score, all_scores(model, data)[5])
-    total = sum(out.parts.values())
-    torch.testing.assert_close(total, out.score, atol=1e-5, rtol=0)
-    assert ('neighbors_co_rated' in out.parts) == (scale > 0)
-    model.neighbor_scale.fill_(1.0)
-    whole = explain_scores(model, data, 5, torch.arange(ITEMS))
-    assert out.parts['behavior'].equal(whole.parts['behavior'])
-    for name in set(out.parts) & {'neighbors_co_rated', 'neighbors_refined'}:
-        part = scale * whole.parts[name]
-        torch.testing.assert_close(out.parts[name], part)
+    ranker = get_ranker(model, data, co_rated=0.0, refined=0.5)
+    out = explain_scores(model, data, 5, torch.arange(ITEMS), ranker)
+    assert 'neighbors_refined' in out.parts
+    assert list(out.carriers) == ['embeddings', 'neighbors_refined']
+    torch.testing.assert_close(out.score, all_scores(model, data, ranker)[5])
+    ranker = get_ranker(model, data, refined=1.0)
+    more = explain_scores(model, data, 5, torch.arange(ITEMS), ranker)
+    assert out.parts['behavior'].equal(more.parts['behavior'])
+    twice = 2 * out.parts['neighbors_refined']
+    torch.testing.assert_close(more.parts['neighbors_refined'], twice)
 
 
-@pytest.mark.parametrize('weights', [None, {'co_rated': 3.0}])
-def test_neighbor_carriers(weights):
-    data, model = get_data(), get_model(neighbor_weights=weights)
-    row, item = data[RATES].edge_index.as_tensor()
+@pytest.mark.parametrize('size', [1, 256])
+@pytest.mark.parametrize('weights', [{}, {'co_rated': 3.0}])
+def test_neighbor_carriers(weights, size, monkeypatch):
+    monkeypatch.setattr('crane_pyg.explain.scores.PART_SIZE', size)
+    data, model = get_data(), get_model()
+    ranker = get_ranker(model, data, **weights)
+    row, item = data[RATES].edge_index
     for user in [2, 17]:
-        out = explain_scores(model, data, user, torch.arange(ITEMS))
+        out = explain_scores(model, data, user, torch.arange(ITEMS), ranker)
         assert out.history.tolist() == sorted(item[row == user].tolist())
-        names = [f'neighbors_{name}' for name in model.neighbor_weights]
+        names = [f'neighbors_{name}' for name in weights or RELATIONS]
         assert list(out.carriers) == ['embeddings', *names]
         for name in set(names) & set(out.parts):
             total = out.carriers[name].sum(dim=1)
@@ -141,7 +164,7 @@ def test_embedding_carriers():
     r"""They are the change of the inner product with the weights of edges."""
     # The mean of a profile has no weights, so there is none here:
     data = get_data()
-    model = get_model(profile='contrast', neighbor_weights={})
+    model = get_model(profile='contrast')
     user, items = 9, torch.tensor([1, 20])
     out = explain_scores(model, data, user, items)
     carried = out.carriers['embeddings']
@@ -166,7 +189,7 @@ def test_embedding_carriers():
 
 def test_carriers_agree_with_masks():
     r"""Profiles included, PyG's edge masks find the same derivatives."""
-    data, model = get_data(), get_model(neighbor_weights={})
+    data, model = get_data(), get_model()
     user, item = 9, 20
     out = explain_scores(model, data, user, torch.tensor([item]))
     scores = PairScores(model, data)
@@ -179,7 +202,7 @@ def test_carriers_agree_with_masks():
     scores(x, edge_index, torch.tensor([[user], [item]])).sum().backward()
     total = torch.zeros(ITEMS)
     for key, row in [(RATES, 0), (REV, 1)]:
-        edges = edge_index[key].as_tensor()
+        edges = edge_index[key]
         grad = masks[key].grad * (edges[row] == user)
         total.index_add_(0, edges[1 - row], grad)
     torch.testing.assert_close(
@@ -187,31 +210,39 @@ def test_carriers_agree_with_masks():
     )
 
 
-def test_given_neighborhood():
-    r"""It is taken as it is, instead of what the model would return."""
+def test_duplicate_pairs():
+    r"""A history that names an item twice counts it twice, as in ranking."""
     data, model = get_data(), get_model()
-    with torch.no_grad():
-        neighbors = model.eval().neighborhood(data, model(data))
-    expected = explain_scores(model, data, 4, torch.arange(6))
-    out = explain_scores(model, data, 4, torch.arange(6), neighbors=neighbors)
-    assert torch.equal(out.score, expected.score)
-    for graph in neighbors.graphs:
-        graph.value = 2 * graph.value
-    out = explain_scores(model, data, 4, torch.arange(6), neighbors=neighbors)
-    name = 'neighbors_co_rated'
-    assert expected.parts[name].abs().max() > 0.1
-    torch.testing.assert_close(out.parts[name], 2 * expected.parts[name])
-    total = sum(out.parts.values())
-    torch.testing.assert_close(total, out.score, atol=1e-5, rtol=0)
+    once = get_ranker(model, data, co_rated=0.5)
+    row, item = data[RATES].edge_index
+    history = torch.tensor([[4], [int(item[row == 4][0])]])
+    history = torch.cat([data[RATES].edge_index, history], dim=1)
+    graphs = {
+        'co_rated': (data[CO_RATED].edge_index, data[CO_RATED].edge_weight)
+    }
+    near = Neighborhood(history, graphs, (USERS, ITEMS))
+    twice = Ranker(near, once.user_emb, once.item_emb)
+    out = [
+        explain_scores(model, data, 4, torch.arange(ITEMS), ranker)
+        for ranker in (once, twice)
+    ]
+    torch.testing.assert_close(out[1].score, all_scores(model, data, twice)[4])
+    assert torch.equal(out[0].history, out[1].history)
+    share = [x.carriers['neighbors_co_rated'].sum(dim=0) for x in out]
+    share = [x / x[1] for x in share]
+    assert share[1][0] == pytest.approx(2 * share[0][0])
 
 
-def test_plain_edge_index():
-    r"""A graph without any caches has the same parts and carriers."""
+def test_edge_index_with_caches():
+    r"""It has the same parts and carriers."""
     data, model = get_data(), get_model()
     expected = explain_scores(model, data, 4, torch.arange(6))
     for edge_type in data.edge_types:
-        edge_index = data[edge_type].edge_index.as_tensor()
-        data[edge_type].edge_index = edge_index
+        store = data[edge_type]
+        adj = EdgeIndex(
+            store.edge_index, sparse_size=store.size(), sort_order='col'
+        )
+        store.edge_index = adj.fill_cache_()
     out = explain_scores(model, data, 4, torch.arange(6))
     for x, y in [
         (out.parts, expected.parts),
@@ -223,12 +254,13 @@ def test_plain_edge_index():
 
 @withCUDA
 def test_explain_on_device(device):
-    r"""The items and candidates may be anywhere."""
-    data, model = get_data(), get_model()
-    items = torch.arange(6)
-    expected = explain_scores(model, data, 4, items, items)
+    r"""The items may be anywhere."""
+    data, model, items = get_data(), get_model(), torch.arange(6)
+    ranker = get_ranker(model, data)
+    expected = explain_scores(model, data, 4, items, ranker)
     data, model = data.to(device), model.to(device)
-    out = explain_scores(model, data, 4, items.to(device), items)
+    ranker = get_ranker(model, data)
+    out = explain_scores(model, data, 4, items, ranker)
     assert out.score.device == out.history.device == device
     torch.testing.assert_close(
         out.score.cpu(), expected.score, atol=1e-4, rtol=1e-4
@@ -242,62 +274,88 @@ def test_explain_on_device(device):
 
 def test_user_without_history():
     data, model = get_data(lonely=6), get_model()
-    out = explain_scores(model, data, 6, torch.arange(5))
+    ranker = get_ranker(model, data)
+    out = explain_scores(model, data, 6, torch.arange(5), ranker)
     assert out.history.tolist() == []
     assert all(x.size() == (5, 0) for x in out.carriers.values())
     assert out.parts['behavior'].abs().min() > 0
     assert out.parts['neighbors_co_rated'].tolist() == [0.0] * 5
-    total = sum(out.parts.values())
-    torch.testing.assert_close(total, out.score, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        out.score, all_scores(model, data, ranker)[6, :5]
+    )
 
 
 def test_no_items():
-    out = explain_scores(get_model(), get_data(), 0, torch.arange(0))
+    data, model = get_data(), get_model()
+    out = explain_scores(model, data, 0, [], get_ranker(model, data))
     assert out.score.size() == out.parts['behavior'].size() == (0,)
     size = (0, out.history.numel())
     assert all(x.size() == size for x in out.carriers.values())
 
 
 @pytest.mark.parametrize(
-    ('user', 'item', 'candidates', 'match'),
+    ('user', 'item', 'match'),
     [
-        (USERS, 0, None, r"'user_index' .* 0 and 29 \(got 30\)"),
-        (-1, 0, None, r"'user_index' .* \(got -1\)"),
-        (1.5, 0, None, r"'user_index' .* integer \(got 1.5\)"),
-        (0, ITEMS, None, r"'item_index' .* 0 and 39 \(got 40\)"),
-        (0, -2, None, r"'item_index' .* \(got -2\)"),
-        (0, 7, [1, 2], r"'item_index' .* 'candidates' only \(got 7\)"),
-        (0, 7, [], r"'item_index' .* 'candidates' only \(got 7\)"),
+        (USERS, 0, r"'user_index' .* 0 and 29 \(got 30\)"),
+        (-1, 0, r"'user_index' .* \(got -1\)"),
+        (1.5, 0, r"'user_index' .* integer \(got 1.5\)"),
+        (0, ITEMS, r"'item_index' .* 0 and 39 \(got 40\)"),
+        (0, -2, r"'item_index' .* \(got -2\)"),
     ],
 )
-def test_bad_input(user, item, candidates, match):
-    if candidates is not None:
-        candidates = torch.tensor(candidates, dtype=torch.long)
-    item = torch.tensor([item, item])
+def test_bad_index(user, item, match):
     with pytest.raises(ValueError, match=match):
-        explain_scores(get_model(), get_data(), user, item, candidates)
+        explain_scores(get_model(), get_data(), user, [item, item])
 
 
 def test_candidates():
-    items = torch.tensor([3, 3, 8])
-    out = explain_scores(get_model(), get_data(), 0, items, torch.arange(9))
+    data, model = get_data(), get_model()
+    ranker = Ranker.from_model(
+        model, data, weights={'co_rated': 0.5}, candidates=range(9)
+    )
+    out = explain_scores(model, data, 0, [3, 3, 8], ranker)
     assert out.score[0] == out.score[1] != out.score[2]
+    match = r"'item_index' .* 'candidates' only \(got 9\)"
+    with pytest.raises(ValueError, match=match):
+        explain_scores(model, data, 0, [3, 9], ranker)
+
+
+@pytest.mark.parametrize('function', [explain_scores, score_pairs])
+@pytest.mark.parametrize('no_history', ['popularity', 'empty'])
+def test_user_ranked_without_embeddings(function, no_history):
+    data, model = get_data(lonely=6), get_model()
+    ranker = get_ranker(model, data, no_history)
+    function(model, data, 5, [0], ranker)
+    with pytest.raises(ValueError, match=rf'{no_history}.*\(got user 6\)'):
+        function(model, data, 6, [0], ranker)
+
+
+@pytest.mark.parametrize('function', [explain_scores, score_pairs])
+def test_ranker_of_something_else(function):
+    data, model = get_data(), get_model()
+    ranker = get_ranker(model, data)
+    with pytest.raises(ValueError, match="'data' needs to hold"):
+        function(model, get_data(lonely=6), 5, [0], ranker)
+    model.item_id.data.mul_(1.5)
+    with pytest.raises(ValueError, match=r"'ranker' needs .* of 'model'"):
+        function(model, data, 5, [0], ranker)
 
 
 def test_explain_leaves_frozen_modules_alone():
     data, model = get_data(), get_model()
-    model.rca.eval()
+    model.encoder.rca.eval()
     explain_scores(model, data, 3, [1, 2])
     assert model.training
-    assert not model.rca.training
+    assert not model.encoder.rca.training
 
 
 @pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
 def test_explain_without_gradients(mode):
     data, model, items = get_data(), get_model(), [7, 0]
-    expected = explain_scores(model, data, 11, items)
+    expected = explain_scores(model, data, 11, items, get_ranker(model, data))
     with mode():
-        out = explain_scores(model, data, 11, items)
+        ranker = get_ranker(model, data)
+        out = explain_scores(model, data, 11, items, ranker)
         assert not torch.is_grad_enabled()
     for name in ['score', 'history']:
         assert torch.equal(getattr(out, name), getattr(expected, name))
@@ -310,8 +368,13 @@ def test_explain_without_gradients(mode):
 
 def test_explain_in_half_precision():
     data, model = get_data(), get_model()
-    expected = explain_scores(model, data, 11, [7, 0])
-    out = explain_scores(model.bfloat16(), data, 11, [7, 0])
+    ranker = get_ranker(model, data)
+    expected = explain_scores(model, data, 11, [7, 0], ranker)
+    model = model.bfloat16()
+    ranker = get_ranker(model, data)
+    out = explain_scores(model, data, 11, [7, 0], ranker)
+    scores = all_scores(model, data, ranker)
+    torch.testing.assert_close(out.score, scores[11, [7, 0]])
     for name, value in expected.parts.items():
         bounds = {'atol': 0.05, 'rtol': 0.05, 'check_dtype': False}
         torch.testing.assert_close(out.parts[name], value, **bounds)
