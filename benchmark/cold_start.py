@@ -153,7 +153,7 @@ def rank_all(
 ) -> dict[str, float]:
     """Ranks all items, or the candidates, but those of training."""
     out = model.eval()(data)
-    seen = data[RATES].edge_index.as_tensor()
+    seen = data[RATES].edge_index
     near = model.neighborhood(data, out)
     return evaluate(
         *out[:2], pairs, seen, neighbors=near, candidates=candidates
@@ -274,7 +274,7 @@ def mean_of(near: Tensor, item: Tensor) -> Tensor:
 
 def history_matrix(warm: HeteroData) -> Tensor:
     """The training items of every user."""
-    pairs = warm[RATES].edge_index.as_tensor()
+    pairs = warm[RATES].edge_index
     size = (warm['user'].num_nodes, warm['item'].num_nodes)
     value = torch.ones(pairs.size(1))
     return torch.sparse_coo_tensor(pairs, value, size).coalesce()

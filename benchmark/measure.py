@@ -206,7 +206,7 @@ def prepare_epoch(data: HeteroData) -> tuple[HeteroData, Tensor, Tensor]:
     """The graph of an epoch, the pairs to train on, and their negatives."""
     data = T.DegreeDropEdges(0.8)(data)
     rates = data['user', 'rates', 'item']
-    pairs, seen = rates.edge_label_index, rates.edge_index.as_tensor()
+    pairs, seen = rates.edge_label_index, rates.edge_index
     negatives = sample_negatives(pairs, data['item'].num_nodes, 4, seen)
     return data, pairs, negatives
 

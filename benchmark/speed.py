@@ -88,7 +88,7 @@ def operators(data: HeteroData) -> str:
 
 def batch(data: HeteroData) -> tuple[Tensor, Tensor, Tensor]:
     """The users, items and negatives of one mini-batch."""
-    pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
+    pairs = data['user', 'rates', 'item'].edge_index
     pairs = pairs[:, torch.randperm(pairs.size(1))[:BATCH_SIZE]]
     size, num_items = (pairs.size(1), 4), data['item'].num_nodes
     return *pairs, torch.randint(num_items, size, device=pairs.device)
@@ -130,7 +130,7 @@ def lightgcn_step(
     if compressed:
         edge_index = normalized_adjacency(data)
     else:
-        user, item = data['user', 'rates', 'item'].edge_index.as_tensor()
+        user, item = data['user', 'rates', 'item'].edge_index
         edge_index = torch.stack([user, item + num_users])
         edge_index = torch.cat([edge_index, edge_index.flip(0)], dim=1)
     model = LightGCN(
@@ -328,7 +328,7 @@ def knn(num_rows: int, repeats: int) -> Row:
 def rank(model: CRANE, data: HeteroData) -> None:
     """Embeds everything, and ranks all items for every user."""
     rates = data['user', 'rates', 'item']
-    held_out, seen = rates.test_edge_label_index, rates.edge_index.as_tensor()
+    held_out, seen = rates.test_edge_label_index, rates.edge_index
     out = model.eval()(data)
     neighbors = model.neighborhood(data, out)
     evaluate(*out[:2], held_out, seen, neighbors=neighbors)
@@ -343,7 +343,7 @@ def rankings(data: HeteroData, repeats: int) -> list[Row]:
     # Each user with each item, and each pair of items once:
     products = 2 * width * num_items * (num_users + num_items / 2)
     rates = data['user', 'rates', 'item']
-    held_out, seen = rates.test_edge_label_index, rates.edge_index.as_tensor()
+    held_out, seen = rates.test_edge_label_index, rates.edge_index
     device = device_of(data)
     plain = [torch.randn(n, CHANNELS, device=device) for n in model.size]
 

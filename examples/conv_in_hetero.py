@@ -86,7 +86,7 @@ def load(seed: int) -> HeteroData:
     data['user'].n_id = torch.arange(data['user'].num_nodes)
     data['item'].x = torch.cat([data['item'].x_image, data['item'].x_text], 1)
     for store in data.edge_stores:
-        _, col = store.edge_index = store.edge_index.as_tensor()
+        col = store.edge_index[1]
         store.edge_weight = store.edge_weight * degree(col, store.size(1))[col]
     return data
 

@@ -40,7 +40,7 @@ MAX_HISTORY, MAX_CARRIERS, MAX_NEIGHBORS = 40, 3, 4
 
 def train(data: HeteroData, sizes: dict[str, int]) -> CRANE:
     """Trains for a moment; the other examples show how to do better."""
-    pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
+    pairs = data['user', 'rates', 'item'].edge_index
     num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
     model = CRANE(num_users, num_items, sizes)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
@@ -64,7 +64,7 @@ def get_hues(x: Tensor) -> list[int]:
 def get_neighbors(model: CRANE, data: HeteroData, item: int) -> list[int]:
     """Returns the nearest neighbors in the item graph, the nearest first."""
     store = data[model.edge_type[2], model.item_edge, model.edge_type[2]]
-    src, dst = store.edge_index.as_tensor()
+    src, dst = store.edge_index
     weight = store.edge_weight[dst == item]
     order = weight.argsort(descending=True)[:MAX_NEIGHBORS]
     return src[dst == item][order].tolist()

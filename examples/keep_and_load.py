@@ -31,7 +31,7 @@ torch.manual_seed(0)
 print('These are fake data, made up on the spot.')
 dataset = FakeMultimodalDataset(600, 400, pre_transform=T.BuildDualGraph())
 data = dataset[0]
-pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
+pairs = data['user', 'rates', 'item'].edge_index
 sizes = {m: data['item'][f'x_{m}'].size(1) for m in dataset.modalities}
 model = CRANE(dataset.num_users, dataset.num_items, sizes)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.003)

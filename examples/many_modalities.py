@@ -48,7 +48,7 @@ def train(data: HeteroData, names: list[str]) -> float:
     """Returns Recall@20 on the test pairs."""
     torch.manual_seed(0)
     rates = data['user', 'rates', 'item']
-    pairs = rates.edge_index.as_tensor()
+    pairs = rates.edge_index
     sizes = {name: SIZES[name] for name in names}
     model = CRANE(NUM_USERS, NUM_ITEMS, sizes)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)

@@ -22,7 +22,7 @@ def graphs_of(data):
     out = []
     for edge_type in data.edge_types:
         store = data[edge_type]
-        pairs = store.edge_index.as_tensor()
+        pairs = store.edge_index
         out += sort_edge_index(pairs, store.edge_weight, num_nodes=NODES)
     return out
 
@@ -33,7 +33,7 @@ def raw(data):
     for edge_type in data.edge_types:
         if edge_type != RATES:
             del out[edge_type]
-    out[RATES].edge_index = data[RATES].edge_index.as_tensor()
+    out[RATES].edge_index = data[RATES].edge_index
     del out[RATES].edge_weight
     return out
 
@@ -71,7 +71,7 @@ def drop(data):
     out = T.DegreeDropEdges(0.5)(data)
     kept, dropped = out[RATES].edge_index, out[RATES].edge_label_index
     count = [pairs.new_tensor(pairs.size(1)) for pairs in (kept, dropped)]
-    both = torch.cat([kept.as_tensor(), dropped], dim=1)
+    both = torch.cat([kept, dropped], dim=1)
     return [*count, sort_edge_index(both, num_nodes=NODES)]
 
 
@@ -127,7 +127,7 @@ def model_of(data, options):
     r"""Losses, gradients, and all that ranks."""
     device = data['item'].x_image.device
     model = get_model(**options).to(device)
-    pairs = data[RATES].edge_index.as_tensor()
+    pairs = data[RATES].edge_index
     user, pos = pairs[:, :16]
     neg = (torch.arange(64, device=device) % ITEMS).view(16, 4)
     out = model(data)

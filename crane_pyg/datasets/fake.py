@@ -77,24 +77,26 @@ class FakeMultimodalDataset(MultimodalDataset):
         _check_rates(avg_degree, num_items, noise, missing_rate)
         super().__init__(None, transform, pre_transform)
 
-        rng = Generator().manual_seed(int(seed))
-        user, item = _draw_factors(num_users, num_items, num_factors, rng)
-        data = HeteroData()
-        data['user'].num_nodes = num_users
-        data['item'].num_nodes = num_items
-        for i, name in enumerate(modalities):
-            seen = item[:, _seen(num_factors, i, len(modalities))]
-            x = _project(seen, modalities[name], (i + 1) * noise, rng)
-            missing = torch.randperm(num_items, generator=rng)
-            x[missing[: round(missing_rate * num_items)]] = math.nan
-            data['item'][f'x_{name}'] = x
+        # The draws are those of a CPU, whatever the default device is:
+        with torch.device('cpu'):
+            rng = Generator().manual_seed(int(seed))
+            user, item = _draw_factors(num_users, num_items, num_factors, rng)
+            data = HeteroData()
+            data['user'].num_nodes = num_users
+            data['item'].num_nodes = num_items
+            for i, name in enumerate(modalities):
+                seen = item[:, _seen(num_factors, i, len(modalities))]
+                x = _project(seen, modalities[name], (i + 1) * noise, rng)
+                missing = torch.randperm(num_items, generator=rng)
+                x[missing[: round(missing_rate * num_items)]] = math.nan
+                data['item'][f'x_{name}'] = x
 
-        pairs = _draw_pairs(user, item, avg_degree, rng)
-        train, val, test = _split(pairs, num_users, rng)
-        store = data['user', 'rates', 'item']
-        store.edge_index = train
-        store.val_edge_label_index = val
-        store.test_edge_label_index = test
+            pairs = _draw_pairs(user, item, avg_degree, rng)
+            train, val, test = _split(pairs, num_users, rng)
+            store = data['user', 'rates', 'item']
+            store.edge_index = train
+            store.val_edge_label_index = val
+            store.test_edge_label_index = test
         self._data = data if pre_transform is None else pre_transform(data)
 
 

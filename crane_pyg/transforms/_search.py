@@ -259,8 +259,8 @@ def complement(index: Tensor, size: int) -> Tensor:
 
 def hash_rows(x: Tensor) -> Tensor:
     r"""Returns a number for each row, the same for equal ones."""
-    rng = torch.Generator().manual_seed(0)
-    weight = torch.randint(2**31, (x.size(1),), generator=rng).int()
+    rng, size = torch.Generator('cpu').manual_seed(0), (x.size(1),)
+    weight = torch.randint(2**31, size, generator=rng, device='cpu').int()
     weight |= 1  # Not to lose the highest bit, which is the sign.
     bits = (x + 0.0).view(torch.int32)  # There are two zeros.
     bits ^= bits >> 15  # As round numbers have nothing but zeros below.

@@ -1,8 +1,10 @@
 import math
+import warnings
+from collections.abc import Mapping, Set, Sized
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch_geometric import EdgeIndex
 from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.data.storage import EdgeStorage
 
@@ -54,6 +56,11 @@ def check_weights(
 def check_features(x: object, name: str) -> None:
     if not isinstance(x, Tensor):
         raise ValueError(f"'{name}' needs to be a tensor (got {type(x)})")
+    if x.layout != torch.strided:
+        raise ValueError(
+            f"'{name}' needs to be dense, as 'to_dense()' returns it "
+            f'(got layout {x.layout})'
+        )
     if x.dim() != 2:
         raise ValueError(
             f"'{name}' needs to be two-dimensional (got {list(x.shape)})"
@@ -70,6 +77,23 @@ def check_no_inf(x: Tensor, name: str) -> None:
         )
 
 
+def warn_partly_missing(x: Tensor, name: str, stacklevel: int) -> None:
+    r"""Counts the rows that lack the modality because of some of their
+    entries only.
+    """
+    num_rows = 0
+    for block in x.split(GROUP):  # A whole mask takes memory.
+        row = block[block.sum(dim=1).isnan()].isnan()
+        num_rows += int((row.any(dim=1) & ~row.all(dim=1)).sum())
+    if num_rows > 0:
+        warnings.warn(
+            f"{num_rows} of {x.size(0)} rows of '{name}' hold a NaN next to "
+            f'numbers, and count as missing',
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
 def sort_by_col(
     edge_index: Tensor,
     index: Tensor | None = None,
@@ -78,58 +102,87 @@ def sort_by_col(
 
     Also returns where they stood, or :obj:`None` if nothing moved.
     """
-    is_sorted = (
-        isinstance(edge_index, EdgeIndex) and edge_index.is_sorted_by_col
-    )
     edge_index = as_plain(edge_index).long()
     if index is not None:
-        edge_index = edge_index[:, index]
-    if is_sorted:
-        return edge_index, index
-    col, perm = edge_index[1].sort(stable=True)
-    edge_index = torch.stack([edge_index[0][perm], col])
-    return edge_index, perm if index is None else index[perm]
+        edge_index = edge_index.index_select(1, index)
+    row, col = edge_index
+    if bool((col[1:] >= col[:-1]).all()):
+        return edge_index.contiguous(), index
+    col, perm = col.sort(stable=True)
+    edge_index = torch.stack([row.index_select(0, perm), col])
+    return edge_index, perm if index is None else index.index_select(0, perm)
 
 
-def to_edge_index(
-    edge_index: Tensor,
-    num_src: int,
-    num_dst: int,
-    no_transpose: bool = False,
-) -> EdgeIndex:
-    return EdgeIndex(
-        edge_index.contiguous(),
-        sparse_size=(num_src, num_dst),
-        sort_order='col',
-    ).fill_cache_(no_transpose)
-
-
-def edge_attrs(store: EdgeStorage, num_edges: int) -> dict[str, Tensor]:
-    r"""Returns per-edge tensors; label tensors belong to held-out pairs."""
+def edge_attrs(store: EdgeStorage) -> dict[str, object]:
+    r"""Returns what is as long as the edges. Labels of pairs that stand next to
+    them, in :obj:`<name>_index`, are not.
+    """
+    num_edges = store['edge_index'].size(1)
     return {
         key: value
         for key, value in store.items()
-        if isinstance(value, Tensor)
-        and value.dim() > 0
-        and value.size(0) == num_edges
-        and key not in {'edge_index', 'edge_weight'}
-        and 'label' not in key
+        if key not in {'edge_index', 'edge_weight'}
+        and not key.endswith('label_index')
+        and f'{key}_index' not in store
+        and _length(value) == num_edges
     }
+
+
+def _length(value: object) -> int | None:
+    if isinstance(value, (Tensor, np.ndarray)):
+        return value.shape[0] if value.ndim > 0 else None
+    if isinstance(value, (str, bytes, Mapping, Set)):
+        return None
+    return len(value) if isinstance(value, Sized) else None
+
+
+def take_attrs(
+    attrs: Mapping[str, object], index: Tensor | None
+) -> dict[str, object]:
+    r"""Brings attributes of edges into another order, if there is one."""
+    if index is None:
+        return dict(attrs)
+    return {key: take_attr(key, value, index) for key, value in attrs.items()}
+
+
+def take_attr(key: str, value: object, index: Tensor) -> object:
+    if isinstance(value, Tensor) and value.layout == torch.strided:
+        return value[index.to(value.device)]
+    if isinstance(value, np.ndarray):
+        return value[index.numpy(force=True)]
+    if type(value) in {list, tuple}:
+        out = [value[i] for i in index.tolist()]  # type: ignore[index]
+        return out if type(value) is list else tuple(out)
+    raise ValueError(
+        f"'{key}' is as long as the edges, so that it needs to be a dense "
+        f'tensor, an array or a list, to be sorted as they are '
+        f"(got '{type(value).__name__}')"
+    )
 
 
 def set_edges(
     store: EdgeStorage,
-    edge_index: EdgeIndex,
+    edge_index: Tensor,
     edge_weight: Tensor,
-    attrs: dict[str, Tensor] | None = None,
+    attrs: Mapping[str, object] | None = None,
 ) -> None:
     if 'edge_index' in store:  # Attributes in the old order of edges.
-        for key in edge_attrs(store, store['edge_index'].size(1)):
+        for key in edge_attrs(store):
             del store[key]
     for key, value in (attrs or {}).items():
         store[key] = value
     store['edge_index'] = edge_index
     store['edge_weight'] = edge_weight
+
+
+def forget_sizes(data: HeteroData, node_type: str) -> None:
+    r"""Makes the edges of nodes that became more plain tensors, as an
+    :class:`~torch_geometric.EdgeIndex` holds on to their number.
+    """
+    for edge_type in data.edge_types:
+        store = data[edge_type]
+        if node_type in edge_type[::2] and 'edge_index' in store:
+            store['edge_index'] = as_plain(store['edge_index'])
 
 
 def to_lists(

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch_geometric import EdgeIndex
 from torch_geometric.data.hetero_data import HeteroData
 
 from crane_pyg._edges import get_edges, get_num_nodes
@@ -14,9 +13,11 @@ from crane_pyg.transforms._utils import (
     check_features,
     check_no_inf,
     edge_attrs,
+    forget_sizes,
     from_lists,
     get_modalities,
     to_lists,
+    warn_partly_missing,
 )
 from crane_pyg.transforms.dual_graph import BuildDualGraph, set_user_item_graph
 
@@ -36,9 +37,9 @@ def attach_items(
 
     New items follow the old ones, in the order given. They find their
     neighbors among all items, and take the place of a neighbor of an old item
-    where they are nearer. As there is no pair of them, the other graphs just
-    get a larger size. Attributes of the items other than features and
-    neighbors, *e.g.*, titles, are left as they are.
+    where they are nearer. As there is no pair of them, the other graphs stay
+    as they are. So do attributes of the items other than features and
+    neighbors, *e.g.*, titles.
 
     An item that lacks every modality has no neighbors, which a
     :class:`UserWarning` says. See :meth:`~crane_pyg.nn.CRANE.extend` for how
@@ -72,14 +73,13 @@ def attach_items(
     store = data[item_type]
     for name, edges in neighbors.items():
         edges = _attach(xs[name], edges, num_old, transform)
-        lists = to_lists(*edges, size=(num_items, transform.k))
+        size = (num_items, transform.list_width(num_items))
+        lists = to_lists(*edges, size=size)
         store[f'neighbor_{name}'], store[f'similarity_{name}'] = lists
     for name, x in xs.items():
         store[f'x_{name}'] = x
     store['num_nodes'] = num_items
-    for edge_type in data.edge_types:
-        if item_type in (edge_type[0], edge_type[2]):
-            _resize(data, edge_type)
+    forget_sizes(data, item_type)
     transform.set_item_graph(data)
     return data
 
@@ -128,7 +128,8 @@ def attach_users(
         _check_built(data, transform)
     data = copy.copy(data)
     data[transform.edge_type[0]]['num_nodes'] = num_old + len(histories)
-    for key in edge_attrs(store, pairs[0].size(1)):
+    forget_sizes(data, transform.edge_type[0])
+    for key in edge_attrs(store):
         del data[transform.edge_type][key]
     data[transform.edge_type]['edge_index'] = torch.cat(pairs, dim=1)
     transform.set_co_rated_graph(data)
@@ -166,6 +167,7 @@ def _check_new(
     }
     for name, x in new.items():  # As the precision of the old ones may be less.
         check_no_inf(x, name)
+        warn_partly_missing(x, name, stacklevel=3)
     has = [largest_entry(x) > 0 for x in new.values()]
     lacking = (~torch.stack(has).any(dim=0)).nonzero().view(-1).tolist()
     if len(lacking) > 0:
@@ -229,10 +231,11 @@ def _check_co_rated(data: HeteroData, transform: BuildDualGraph) -> None:
 def _out_degree(
     data: HeteroData, edge_type: tuple[str, str, str], needed: bool
 ) -> Tensor:
-    src = torch.empty(0, dtype=torch.long)
-    if needed or edge_type in data.edge_types:
-        src = as_plain(get_edges(data, edge_type)[0].edge_index)[0]
-    return src.bincount(minlength=get_num_nodes(data, edge_type[0])).cpu()
+    num_nodes = get_num_nodes(data, edge_type[0])
+    if not needed and edge_type not in data.edge_types:
+        return torch.zeros(num_nodes, dtype=torch.long, device='cpu')
+    src = as_plain(get_edges(data, edge_type)[0].edge_index)[0]
+    return src.bincount(minlength=num_nodes).cpu()
 
 
 def _lacks_lists(data: HeteroData, transform: BuildDualGraph) -> bool:
@@ -252,7 +255,8 @@ def _get_lists(
     r"""Returns the neighbors of the old items and their similarities."""
     store = data[transform.edge_type[2]]
     neighbor = store.get(f'neighbor_{name}')
-    size = [get_num_nodes(data, transform.edge_type[2]), transform.k]
+    num_items = get_num_nodes(data, transform.edge_type[2])
+    size = [num_items, transform.list_width(num_items)]
     if neighbor is None or list(neighbor.shape) != size:
         raise ValueError(
             f"'neighbor_{name}' needs to be of shape {size}, as {transform} "
@@ -314,20 +318,3 @@ def _least_similarity(
     out.scatter_reduce_(0, edge_index[1], sim, 'amin')
     count = torch.bincount(edge_index[1], minlength=num_items)
     return out.masked_fill(count < k, float('-inf'))
-
-
-def _resize(data: HeteroData, edge_type: tuple[str, str, str]) -> None:
-    r"""Gives the graph the size that its nodes have by now."""
-    store = data[edge_type]
-    edge_index = store.get('edge_index')
-    if isinstance(edge_index, EdgeIndex):
-        num_nodes = [get_num_nodes(data, name) for name in edge_type[::2]]
-        resized = EdgeIndex(
-            edge_index.as_tensor(),
-            sparse_size=(num_nodes[0], num_nodes[1]),
-            sort_order=edge_index.sort_order,
-            is_undirected=edge_index.is_undirected,
-        )
-        if edge_index._indptr is not None:  # Its caches are filled.
-            resized.fill_cache_(no_transpose=edge_index._T_perm is None)
-        store['edge_index'] = resized

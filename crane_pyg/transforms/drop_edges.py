@@ -8,6 +8,7 @@ from torch_geometric.utils import degree
 from crane_pyg._check import check_fraction
 from crane_pyg._edges import EdgeType, check_edge_type, get_edges
 from crane_pyg._rows import as_plain, check_edge_index
+from crane_pyg.transforms._utils import edge_attrs, take_attr
 from crane_pyg.transforms.dual_graph import set_user_item_graph
 
 
@@ -50,7 +51,19 @@ def degree_drop(
     """
     check_fraction('p', p)
     check_edge_index(edge_index, num_src, num_dst)
-    src, dst = as_plain(edge_index).long()
+    edge_index = as_plain(edge_index)
+    return _draw(edge_index, num_src, num_dst, p, generator).nonzero().view(-1)
+
+
+def _draw(
+    edge_index: Tensor,
+    num_src: int,
+    num_dst: int,
+    p: float,
+    generator: torch.Generator | None,
+) -> Tensor:
+    r"""Returns a mask of the edges that survive."""
+    src, dst = edge_index.long()
     num_edges = src.numel()
     num_drops = num_edges - round((1 - p) * num_edges)
 
@@ -59,7 +72,19 @@ def degree_drop(
     keys *= degree(src, num_src).sqrt()[src] * degree(dst, num_dst).sqrt()[dst]
     mask = torch.ones_like(keys, dtype=torch.bool)
     mask[keys.topk(num_drops, sorted=False)[1]] = False
-    return mask.nonzero().view(-1)
+    return mask
+
+
+def _is_dropped(edge_index: Tensor, num_src: int, kept: Tensor) -> Tensor:
+    r"""Returns a mask of the pairs none of which is kept."""
+    key = edge_index[1].long() * num_src + edge_index[0]
+    if bool((key[1:] > key[:-1]).all()):
+        return ~kept
+    # A pair may stand twice, and be kept once:
+    key = key.unique(return_inverse=True)[1]
+    mask = torch.ones_like(kept)
+    mask[key[kept]] = False
+    return mask[key]
 
 
 @functional_transform('degree_drop_edges')
@@ -71,16 +96,17 @@ class DegreeDropEdges(BaseTransform):
 
     To be called once per training epoch on the *full* graph that
     :class:`~crane_pyg.transforms.BuildDualGraph` has built: every call draws
-    anew and returns new column-sorted :class:`~torch_geometric.EdgeIndex`
-    tensors and edge weights of :obj:`edge_type` and its reverse. All else is
-    shared with the input, which stays as it is.
+    anew and returns new edges, sorted by their second row, and edge weights of
+    :obj:`edge_type` and its reverse; what is as long as the edges is cut along.
+    All else is shared with the input, which stays as it is.
 
     The dropped pairs become the :obj:`edge_label_index` of :obj:`edge_type`:
     pairs to train on that carry no message, such that no graph holds the
     answer, as with the :obj:`disjoint_train_ratio` of
     :class:`~torch_geometric.transforms.RandomLinkSplit`. They replace pairs
     that it left there. With :obj:`p=0`, there are none. A pair that stands
-    twice, and is kept once, is not among them.
+    twice, and is kept once, is not among them. An :obj:`edge_label` of the
+    training pairs, *e.g.*, of ratings, becomes that of the dropped ones.
 
     Args:
         p (float): The fraction of edges to drop.
@@ -111,15 +137,15 @@ class DegreeDropEdges(BaseTransform):
         r"""Returns the data with the kept edges of one draw."""
         store, num_src, num_dst = get_edges(data, self.edge_type)
         pairs = as_plain(store.edge_index)
-        index = degree_drop(pairs, num_src, num_dst, self.p, self.generator)
-        # By their ends, as a pair may stand twice, and be kept once:
-        key = pairs[1].long() * num_src + pairs[0]
-        key = key.unique(return_inverse=True)[1]
-        dropped = torch.ones_like(key, dtype=torch.bool)
-        dropped[key[index]] = False
+        kept = _draw(pairs, num_src, num_dst, self.p, self.generator)
+        dropped = _is_dropped(pairs, num_src, kept).nonzero().view(-1)
+        index = kept.nonzero().view(-1)
+        label = edge_attrs(store).get('edge_label')
         data = set_user_item_graph(data, self.edge_type, index)
-        data[self.edge_type].edge_label_index = pairs[:, dropped[key]]
-        data[self.edge_type].pop('edge_label', None)  # Of other pairs.
+        store.edge_label_index = pairs.index_select(1, dropped)
+        store.pop('edge_label', None)  # Of other pairs.
+        if label is not None:
+            store.edge_label = take_attr('edge_label', label, dropped)
         return data
 
     def __repr__(self) -> str:

@@ -1,7 +1,6 @@
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.data.hetero_data import HeteroData
@@ -24,8 +23,9 @@ from crane_pyg.transforms._utils import (
     get_modalities,
     set_edges,
     sort_by_col,
-    to_edge_index,
+    take_attrs,
     to_lists,
+    warn_partly_missing,
 )
 from crane_pyg.transforms.co_rated import co_rated_graph
 from crane_pyg.transforms.knn import merge_item_graphs, nearest
@@ -60,23 +60,25 @@ class BuildDualGraph(BaseTransform):
     :func:`~crane_pyg.transforms.attach_items` needs to know of the items to
     place new ones among them.
 
-    Every :obj:`edge_index` becomes a column-sorted
-    :class:`~torch_geometric.EdgeIndex` with filled caches, next to its
-    :obj:`edge_weight`, which replaces an earlier one. Other per-edge tensors
-    of the training pairs are sorted along and copied to the reverse edge
-    type. Only the :obj:`edge_index` of :obj:`edge_type` is read: held-out
-    pairs in :obj:`*_edge_label_index` enter no graph and are left as they are.
+    Every :obj:`edge_index` becomes a plain tensor, sorted by its second row,
+    next to its :obj:`edge_weight`, which replaces an earlier one. Whatever
+    else is as long as the training pairs (tensors, arrays, lists) is sorted
+    along and copied to the reverse edge type. Only the :obj:`edge_index` of
+    :obj:`edge_type` is read: held-out pairs in :obj:`*_edge_label_index` enter
+    no graph, and are left as they are with their :obj:`*_edge_label`. An
+    :obj:`edge_label` without such pairs, *e.g.*, of ratings, belongs to the
+    training pairs.
 
     .. note::
         Apply PyG's :class:`~torch_geometric.transforms.RandomLinkSplit`
         *before* it, for held-out pairs to enter no graph.
-        :class:`~torch_geometric.transforms.ToUndirected` is not needed. Where
-        others do not take an :class:`~torch_geometric.EdgeIndex`, its
-        :meth:`as_tensor` is a plain one.
+        :class:`~torch_geometric.transforms.ToUndirected` is not needed. PyG's
+        :meth:`coalesce` belongs there, too: it sorts edges, and leaves an
+        :obj:`edge_weight` as it was.
 
     Args:
         k (int, optional): The number of neighbors of an item in each
-            modality. (default: :obj:`10`)
+            modality; all others if there are fewer. (default: :obj:`10`)
         modality_weights (dict, optional): The weight :math:`w_m` of each
             modality; one that is not named is left out. All weights are equal
             if not given. (default: :obj:`None`)
@@ -102,8 +104,9 @@ class BuildDualGraph(BaseTransform):
 
     Raises:
         ValueError: If an option is out of range, if the edge type, a number
-            of nodes or every modality is missing, or if features, weights or
-            indices do not fit the nodes.
+            of nodes or every modality is missing, if features, weights or
+            indices do not fit the nodes, or if something as long as the
+            training pairs cannot be sorted along.
     """
 
     def __init__(
@@ -150,17 +153,22 @@ class BuildDualGraph(BaseTransform):
         xs = get_modalities(data, item_type)
         for name, x in xs.items():
             check_no_inf(x, f'x_{name}')
+            warn_partly_missing(x, f'x_{name}', stacklevel=3)
 
         for name in self.get_weights(xs):
             neighbor, sim = to_lists(
                 *nearest(xs[name], self.k, self.block_size),
-                size=(num_items, self.k),
+                size=(num_items, self.list_width(num_items)),
             )
             data[item_type][f'neighbor_{name}'] = neighbor
             data[item_type][f'similarity_{name}'] = sim
         self.set_item_graph(data)
         self.set_co_rated_graph(data)
         return set_user_item_graph(data, self.edge_type)
+
+    def list_width(self, num_items: int) -> int:
+        r"""Returns how many neighbors there is room for."""
+        return max(0, min(self.k, num_items - 1))
 
     def get_weights(self, xs: Mapping[str, object]) -> dict[str, float]:
         r"""Returns the positive weights of the modalities."""
@@ -181,11 +189,8 @@ class BuildDualGraph(BaseTransform):
             for name in self.get_weights(get_modalities(data, item_type))
         }
         edge_index, edge_weight = self.item_graph(lists, num_items)
-        set_edges(
-            data[item_type, self.item_edge, item_type],
-            to_edge_index(edge_index, num_items, num_items),
-            edge_weight,
-        )
+        store = data[item_type, self.item_edge, item_type]
+        set_edges(store, edge_index, edge_weight)
 
     def set_co_rated_graph(self, data: HeteroData) -> None:
         r"""Sets the graph of items of the same users, if any, in place."""
@@ -200,9 +205,8 @@ class BuildDualGraph(BaseTransform):
             store.edge_index, num_users, num_items, self.num_co_rated
         )
         edge_index, perm = sort_by_col(edge_index)
-        # Its transpose takes as much memory, and nothing is propagated over it:
-        adj = to_edge_index(edge_index, num_items, num_items, no_transpose=True)
-        set_edges(data[edge_type], adj, edge_weight[perm])
+        edge_weight = edge_weight if perm is None else edge_weight[perm]
+        set_edges(data[edge_type], edge_index, edge_weight)
 
     def item_graph(
         self,
@@ -227,6 +231,7 @@ class BuildDualGraph(BaseTransform):
             )
             # Sorted by source, which in this graph is as well a destination:
             edge_index = edge_index.flip(0)
+        edge_index = edge_index.contiguous()
         return edge_index, symmetric_norm(
             edge_index, num_items, num_items, edge_weight
         )
@@ -251,21 +256,14 @@ def set_user_item_graph(
     :obj:`index` if given, in place.
     """
     store, num_src, num_dst = get_edges(data, edge_type)
-    attrs = edge_attrs(store, store.edge_index.size(1))
     edge_index, perm = sort_by_col(store.edge_index, index)
-    if perm is not None:
-        attrs = {key: value[perm] for key, value in attrs.items()}
-
-    edge_index = to_edge_index(edge_index, num_src, num_dst)
+    attrs = take_attrs(edge_attrs(store), perm)
     edge_weight = symmetric_norm(edge_index, num_src, num_dst)
     set_edges(store, edge_index, edge_weight, attrs)
 
-    (_, dst), perm = edge_index.get_csr()
-    rev_edge_index = torch.stack([dst, edge_index.as_tensor()[0][perm]])
-    set_edges(
-        data[rev_edge_type(edge_type)],
-        to_edge_index(rev_edge_index, num_dst, num_src),
-        edge_weight[perm],
-        {key: value[perm] for key, value in attrs.items()},
-    )
+    edge_index, perm = sort_by_col(edge_index.flip(0))
+    attrs = take_attrs(attrs, perm)
+    edge_weight = edge_weight if perm is None else edge_weight[perm]
+    rev_store = data[rev_edge_type(edge_type)]
+    set_edges(rev_store, edge_index, edge_weight, attrs)
     return data

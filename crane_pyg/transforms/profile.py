@@ -61,6 +61,7 @@ def user_profiles(x: Tensor, edge_index: Tensor, num_users: int) -> Tensor:
         edge_index,
         out.new_ones(edge_index.size(1)),
         size=(num_users, x.size(0)),
+        device=x.device,  # Not the default one.
         check_invariants=False,
     )
     count = degree(edge_index[0], num_users, dtype=out.dtype)

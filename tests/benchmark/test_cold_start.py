@@ -69,7 +69,7 @@ def test_content_knn_and_mean_of_neighbors(data, part):
         ]
         torch.testing.assert_close(near[cold, item], sum(cosines) / 2)
 
-    pairs, emb = warm[RATES].edge_index.as_tensor(), torch.randn(45, 5)
+    pairs, emb = warm[RATES].edge_index, torch.randn(45, 5)
     score = cold_start.content_score(
         cold_start.history_matrix(warm), cold_start.top(near, 4)
     )

@@ -37,7 +37,7 @@ def drop_edges(data, p=0.5):
 
 def get_batch(data, num_samples=4):
     torch.manual_seed(7)
-    pairs = data['user', 'rates', 'item'].edge_index.as_tensor()
+    pairs = data['user', 'rates', 'item'].edge_index
     return *pairs, sample_negatives(pairs, NUM_ITEMS, num_samples)
 
 
@@ -61,7 +61,7 @@ def get_features(data):
 
 def dense_rates(data):
     rates = torch.zeros(NUM_USERS, NUM_ITEMS)
-    rates[tuple(data['user', 'rates', 'item'].edge_index.as_tensor())] = 1.0
+    rates[tuple(data['user', 'rates', 'item'].edge_index)] = 1.0
     return normalize(rates, rates.sum(dim=1), rates.sum(dim=0))
 
 
@@ -342,7 +342,7 @@ def train(name, shuffle=False, num_epochs=4):
         data['item'][key] = data['item'][key][perm]
     data = T.BuildDualGraph()(data)
     rates = data['user', 'rates', 'item']
-    pairs = rates.edge_index.as_tensor()
+    pairs = rates.edge_index
 
     # So few epochs leave nothing to regularize:
     model = MODELS[name](data, lambda_reg=1e-4)
@@ -511,7 +511,7 @@ def test_pairs_to_train_on(disjoint, p):
     epoch_data = drop_edges(data, p)
     accuracy.train(model, optimizer, data, epoch_data, batch_size=50)
     user, pos, neg = (torch.cat(xs) for xs in zip(*batches, strict=True))
-    pairs = data[accuracy.RATES].edge_index.as_tensor()
+    pairs = data[accuracy.RATES].edge_index
     rates = epoch_data[accuracy.RATES]
     free = rates.edge_label_index if disjoint and p > 0 else pairs
     assert disjoint == (free.size(1) < pairs.size(1)) or p == 0

@@ -76,7 +76,6 @@ def random_data():
         size = (store.num_nodes, CHANNELS)
         store.x = torch.randn(size, generator=generator).requires_grad_()
     for store in data.edge_stores:
-        store.edge_index = store.edge_index.as_tensor()
         col = store.edge_index[1]
         store[MEAN] = store[SUM] * degree(col, store.size(1))[col]
     return data

@@ -28,7 +28,7 @@ def ranking():
 def test_knn_index(ranking, k):
     user, item, seen = ranking
     index = MIPSKNNIndex(item)
-    out = index.search(user, k, exclude_links=seen.as_tensor())
+    out = index.search(user, k, exclude_links=seen)
     expected = top_k(user, item, k, exclude=seen)
     assert torch.equal(out.index, expected)
     assert bool((expected < 0).any()) == (k == 40)  # Padded in the same way.

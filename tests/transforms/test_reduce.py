@@ -87,8 +87,8 @@ def test_reduce_features_after_the_graphs():
     assert data['item'].x_image.size() == (60, 8)
     edge_type = ('item', 'similar_to', 'item')
     assert torch.equal(
-        data[edge_type].edge_index.as_tensor(),
-        whole[edge_type].edge_index.as_tensor(),
+        data[edge_type].edge_index,
+        whole[edge_type].edge_index,
     )
 
 
