@@ -90,10 +90,11 @@ class Recipe:
                 raise ValueError(
                     f"'{name}' needs to be a number (got {number!r})"
                 )
-            self._set(name, float(number))
             check_finite(name, float(number))
         check_positive(self.lr, 'lr')
         check_fraction('edge_dropping', self.edge_dropping)
+        self._set('lr', float(self.lr))
+        self._set('edge_dropping', float(self.edge_dropping))
         check_option('disjoint', self.disjoint, (False, True))
         self._set('disjoint', bool(self.disjoint))
         check_option('autocast', self.autocast, AUTOCAST)
