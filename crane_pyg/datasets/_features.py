@@ -1,5 +1,6 @@
 from pathlib import Path
 from tokenize import TokenError
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +24,11 @@ def read_features(path: Path, pairs: Pairs) -> Tensor:
     r"""Reads the feature matrix of one modality, one row per item.
 
     Args:
-        path: The :obj:`.npy` file, of any floating-point type.
+        path: The :obj:`.npy` file of real numbers, of any type.
         pairs: The pairs whose items the rows belong to.
 
     Raises:
-        ValueError: If the file is no floating-point matrix with one row per
+        ValueError: If the file is no matrix of real numbers with one row per
             item, or if a row holds an infinite value, or is missing (NaN) in
             part.
     """
@@ -41,7 +42,7 @@ def read_features(path: Path, pairs: Pairs) -> Tensor:
     return torch.from_numpy(x)
 
 
-def _open(path: Path) -> NDArray[np.floating]:
+def _open(path: Path) -> NDArray[Any]:
     # Mapping the file keeps one copy of it in memory, refuses files shorter
     # than their header says, and cannot unpickle objects.
     try:
@@ -54,7 +55,7 @@ def _open(path: Path) -> NDArray[np.floating]:
         ) from e
 
 
-def _check_layout(path: Path, source: NDArray[np.floating]) -> None:
+def _check_layout(path: Path, source: NDArray[Any]) -> None:
     if source.ndim != 2:
         raise ValueError(
             f"'{path}' needs to have two dimensions (got shape {source.shape})"
@@ -63,10 +64,9 @@ def _check_layout(path: Path, source: NDArray[np.floating]) -> None:
         raise ValueError(
             f"'{path}' needs at least one column (got shape {source.shape})"
         )
-    if source.dtype.kind != 'f':
+    if source.dtype.kind not in 'fiub':
         raise ValueError(
-            f"'{path}' needs to hold floating-point values "
-            f"(got '{source.dtype}')"
+            f"'{path}' needs to hold real numbers (got '{source.dtype}')"
         )
 
 
@@ -85,7 +85,7 @@ def _check_length(path: Path, num_rows: int, pairs: Pairs) -> None:
 
 
 def _check_values(
-    path: Path, source: NDArray[np.floating], x: NDArray[np.float32]
+    path: Path, source: NDArray[Any], x: NDArray[np.float32]
 ) -> None:
     # A row with a non-finite value has a non-finite sum, so that only few rows
     # need a closer look, without a mask as large as the file:

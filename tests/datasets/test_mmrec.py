@@ -381,14 +381,20 @@ def test_damaged_gzip(make_folder, damage):
         (X[None], 'needs to have two dimensions (got shape (1, 4, 3))'),
         (np.float32(1), 'needs to have two dimensions (got shape ())'),
         (X[:, :0], 'needs at least one column (got shape (4, 0))'),
-        (X.astype(int), "needs to hold floating-point values (got 'int64')"),
-        (X.astype(bool), "needs to hold floating-point values (got 'bool')"),
-        (X.astype('c8'), "floating-point values (got 'complex64')"),
-        (X.astype('S4'), "floating-point values (got '|S4')"),
+        (X.astype('c8'), "needs to hold real numbers (got 'complex64')"),
+        (X.astype('S4'), "needs to hold real numbers (got '|S4')"),
     ],
 )
 def test_bad_layout(make_folder, x, message):
     assert_refused(make_folder(text=X, image=x), "image_feat.npy'", message)
+
+
+@pytest.mark.parametrize('dtype', ['uint8', 'bool', 'int64', 'uint16'])
+def test_whole_numbers_become_floating(make_folder, dtype):
+    x = np.array([[0, 1], [1, 0], [1, 1], [0, 0]], dtype=dtype)
+    out = read_mmrec(make_folder(image=x))['item'].x_image
+    assert out.dtype == torch.float
+    assert out.tolist() == x.astype(float).tolist()
 
 
 def test_too_few_rows(make_folder):
