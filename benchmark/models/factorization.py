@@ -1,11 +1,9 @@
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch_geometric.data import HeteroData
 
-from .base import Peer
+from .base import CHANNELS, Peer
 from .features import Projection
 
 
@@ -17,13 +15,11 @@ class MF(Peer):
         s_{ui} = \mathbf{p}_u^{\top} \mathbf{q}_i
     """
 
-    recipe = replace(Peer.recipe, lambda_reg=0.1)
-
-    def __init__(self, data: HeteroData, **recipe: float | None) -> None:
-        super().__init__(data, **recipe)
+    def __init__(self, data: HeteroData, channels: int = CHANNELS) -> None:
+        super().__init__(data, channels)
         self.reset_parameters()
 
-    def embed(self, data: HeteroData) -> tuple[Tensor, Tensor]:
+    def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
         r"""Returns the embeddings of all users and items."""
         return self.user_id, self.item_id
 
@@ -43,10 +39,8 @@ class VBPR(Peer):
     tastes for shorter ones are learned too slowly.
     """
 
-    recipe = MF.recipe
-
-    def __init__(self, data: HeteroData, **recipe: float | None) -> None:
-        super().__init__(data, **recipe)
+    def __init__(self, data: HeteroData, channels: int = CHANNELS) -> None:
+        super().__init__(data, channels)
         num_users, num_items = self.size
         self.taste = Parameter(torch.empty(num_users, self.channels))
         self.bias = Parameter(torch.empty(num_items))
@@ -61,7 +55,7 @@ class VBPR(Peer):
         for linear in self.project.linear:
             torch.nn.init.zeros_(linear.weight[-1])
 
-    def embed(self, data: HeteroData) -> tuple[Tensor, Tensor]:
+    def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
         r"""Embeds all users and items, with all biases in the last channel."""
         seen, bias = sum(self.project()).tensor_split([-1], dim=1)
         one = self.user_id.new_ones(self.size[0], 1)

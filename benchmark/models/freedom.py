@@ -1,14 +1,12 @@
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from crane_pyg.nn.loss import hardest_negative
 from crane_pyg.transforms import merge_item_graphs
 
-from .base import Peer, bpr_loss
-from .crane import CRANEModel
+from .base import CHANNELS, Peer, bpr_loss
 from .features import ItemGraph, Projection, get_features, neighbor_graph
 
 IMAGE_TEXT = {'image': 0.1, 'text': 0.9}
@@ -36,29 +34,25 @@ class FREEDOM(Peer):
 
     Args:
         data (torch_geometric.data.HeteroData): Features and node counts.
-        mm_weight (float, optional): :math:`\lambda`. (default: :obj:`1e-3`)
         modality_weights (dict, optional): :math:`w_m`; if not given, those of
             the paper for images and texts, and equal ones for other
             modalities. (default: :obj:`None`)
         num_layers (int, optional): The layers of LightGCN.
             (default: :obj:`2`)
         k (int, optional): The number of neighbors. (default: :obj:`10`)
-        **recipe (optional): The channels, and values of the recipe.
+        channels (int, optional): The size of the embeddings.
+            (default: :obj:`64`)
     """
-
-    recipe = replace(Peer.recipe, edge_dropping=0.8, lambda_reg=0.0)
 
     def __init__(
         self,
         data: HeteroData,
-        mm_weight: float = 1e-3,
         modality_weights: dict[str, float] | None = None,
         num_layers: int = 2,
         k: int = 10,
-        **recipe: float | None,
+        channels: int = CHANNELS,
     ) -> None:
-        super().__init__(data, **recipe)
-        self.mm_weight = mm_weight
+        super().__init__(data, channels)
         self.num_layers = num_layers
         xs = get_features(data)
         if modality_weights is None:
@@ -72,20 +66,24 @@ class FREEDOM(Peer):
         self.project = Projection(data, self.channels)
         self.reset_parameters()
 
-    def embed(self, data: HeteroData) -> tuple[Tensor, Tensor]:
+    def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
         r"""Embeds all users and items."""
         user, item = self.propagate(data, self.num_layers)
         return user, item + self.item_graph(self.item_id)
 
-    def auxiliary_loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
-        r"""BPR on the projected features of every modality."""
-        x = F.embedding(user, self.user)
+    def loss(
+        self,
+        out: tuple[Tensor, Tensor],
+        user: Tensor,
+        pos: Tensor,
+        neg: Tensor,
+        lambda_reg: float = 0.0,
+        mm_weight: float = 1e-3,
+    ) -> Tensor:
+        r"""BPR, and that of the projected features of every modality."""
+        x = F.embedding(user, out[0])
+        neg = hardest_negative(x, out[1], neg)
+        loss = super().loss(out, user, pos, neg.unsqueeze(1), lambda_reg)
         index, pair = torch.stack([pos, neg]).unique(return_inverse=True)
-        features = [F.embedding(pair, out) for out in self.project(index)]
-        return self.mm_weight * sum(bpr_loss(x, *out) for out in features)
-
-
-class FREEDOMSameRecipe(FREEDOM):
-    r"""FREEDOM, trained by CRANE's recipe."""
-
-    recipe = replace(CRANEModel.recipe, lambda_reg=1e-3)
+        features = [F.embedding(pair, z) for z in self.project(index)]
+        return loss + mm_weight * sum(bpr_loss(x, *z) for z in features)

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,27 +7,19 @@ from torch_geometric.nn.models.lightgcn import BPRLoss
 
 from crane_pyg.nn.loss import hardest_negative
 
-from .base import CHANNELS, Model, Recipe
-from .crane import CRANEModel
+from .base import CHANNELS
 
 
-class LightGCNModel(Model):
+class LightGCNModel(torch.nn.Module):
     r"""PyG's LightGCN, on a normalized sparse matrix."""
 
-    recipe = Recipe(num_negatives=1, edge_dropping=0.0, lambda_reg=1e-4)
-
     def __init__(
-        self,
-        data: HeteroData,
-        channels: int = CHANNELS,
-        num_layers: int = 2,
-        **recipe: float | None,
+        self, data: HeteroData, channels: int = CHANNELS, num_layers: int = 2
     ) -> None:
-        super().__init__(**recipe)
+        super().__init__()
         self.num_users = data['user'].num_nodes
         num_nodes = self.num_users + data['item'].num_nodes
         self.model = LightGCN(num_nodes, channels, num_layers, normalize=False)
-        self.loss_fn = BPRLoss(self.recipe.lambda_reg)
         self.adj: tuple[object, Tensor] | None = None
 
     def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
@@ -37,26 +27,26 @@ class LightGCNModel(Model):
         if self.adj is None or self.adj[0] is not data:
             self.adj = (data, normalized_adjacency(data))
         out = self.model.get_embedding(self.adj[1])
-        self.user, self.item = out[: self.num_users], out[self.num_users :]
-        return self.user, self.item
+        return out[: self.num_users], out[self.num_users :]
 
-    def loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+    def loss(
+        self,
+        out: tuple[Tensor, Tensor],
+        user: Tensor,
+        pos: Tensor,
+        neg: Tensor,
+        lambda_reg: float = 1e-4,
+    ) -> Tensor:
         r"""BPR on the negative that scores highest among those given."""
-        x = F.embedding(user, self.user)
-        neg = hardest_negative(x, self.item, neg)
-        x_pos, x_neg = F.embedding(torch.stack([pos, neg]), self.item)
+        x = F.embedding(user, out[0])
+        neg = hardest_negative(x, out[1], neg)
+        x_pos, x_neg = F.embedding(torch.stack([pos, neg]), out[1])
         used = torch.cat([user, pos + self.num_users, neg + self.num_users])
-        return self.loss_fn(
+        return BPRLoss(lambda_reg)(
             (x * x_pos).sum(dim=-1),
             (x * x_neg).sum(dim=-1),
             F.embedding(used, self.model.embedding.weight),
         )
-
-
-class LightGCNSameRecipe(LightGCNModel):
-    r"""PyG's LightGCN, trained by CRANE's recipe."""
-
-    recipe = replace(CRANEModel.recipe, lambda_reg=1e-3)
 
 
 def normalized_adjacency(data: HeteroData) -> Tensor:
@@ -64,7 +54,7 @@ def normalized_adjacency(data: HeteroData) -> Tensor:
     in both directions, as compressed rows.
     """
     rates = data['user', 'rates', 'item']
-    user, item = rates.edge_index.as_tensor()
+    user, item = rates.edge_index
     item = item + data['user'].num_nodes
     edge_index = torch.stack([torch.cat([user, item]), torch.cat([item, user])])
     size = (data['user'].num_nodes + data['item'].num_nodes,) * 2

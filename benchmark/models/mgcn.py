@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,9 +6,10 @@ from torch_geometric.data import HeteroData
 
 from crane_pyg.nn.loss import info_nce_loss
 
-from .base import Peer
-from .crane import CRANEModel
+from .base import CHANNELS, Peer
 from .features import ItemGraph, Projection, get_features, neighbor_graph
+
+Views = tuple[Tensor, Tensor]
 
 
 class MGCN(Peer):
@@ -44,33 +43,21 @@ class MGCN(Peer):
 
     Args:
         data (torch_geometric.data.HeteroData): Features and node counts.
-        contrast_weight (float, optional): The weight of InfoNCE.
-            (default: :obj:`0.01`)
-        temperature (float, optional): The temperature of InfoNCE.
-            (default: :obj:`0.2`)
-        contrast_size (int, optional): The number of pairs InfoNCE takes, the
-            first of the mini-batch; its cost grows with the square.
-            (default: :obj:`2048`)
         num_layers (int, optional): The layers of LightGCN.
             (default: :obj:`2`)
         k (int, optional): The number of neighbors. (default: :obj:`10`)
-        **recipe (optional): The channels, and values of the recipe.
+        channels (int, optional): The size of the embeddings.
+            (default: :obj:`64`)
     """
 
     def __init__(
         self,
         data: HeteroData,
-        contrast_weight: float = 0.01,
-        temperature: float = 0.2,
-        contrast_size: int = 2048,
         num_layers: int = 2,
         k: int = 10,
-        **recipe: float | None,
+        channels: int = CHANNELS,
     ) -> None:
-        super().__init__(data, **recipe)
-        self.contrast_weight = contrast_weight
-        self.temperature = temperature
-        self.contrast_size = contrast_size
+        super().__init__(data, channels)
         self.num_layers = num_layers
         xs = get_features(data).values()
         self.item_graphs = ModuleList(
@@ -85,28 +72,38 @@ class MGCN(Peer):
         self.prefer = ModuleList(Linear(size, size) for _ in xs)
         self.reset_parameters()
 
-    def embed(self, data: HeteroData) -> tuple[Tensor, Tensor]:
-        r"""Embeds all users and items."""
+    def forward(self, data: HeteroData) -> tuple[Tensor, Tensor, Views, Views]:
+        r"""Embeds all users and items; returns both of their views as well."""
         items = self._item_views()
         users = self.to_user(data, torch.cat(items, dim=1))
-        self.behavior = self.propagate(data, self.num_layers)
-        self.side = (
-            self._fuse(users.split(self.channels, dim=1), self.behavior[0]),
-            self._fuse(items, self.behavior[1]),
-        )
-        (user, item), (user_side, item_side) = self.behavior, self.side
-        return user + user_side, item + item_side
+        user, item = self.propagate(data, self.num_layers)
+        user_side = self._fuse(users.split(self.channels, dim=1), user)
+        item_side = self._fuse(items, item)
+        views = (user_side, user), (item_side, item)
+        return user + user_side, item + item_side, *views
 
-    def auxiliary_loss(self, user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
-        r"""InfoNCE between both views of the users and of the items."""
-        losses = []
-        for side, behavior, index in zip(
-            self.side, self.behavior, (user, pos), strict=True
-        ):
-            index = index[: self.contrast_size]
-            views = F.embedding(index, side), F.embedding(index, behavior)
-            losses.append(info_nce_loss(*views, self.temperature, index))
-        return self.contrast_weight * sum(losses)
+    def loss(
+        self,
+        out: tuple[Tensor, Tensor, Views, Views],
+        user: Tensor,
+        pos: Tensor,
+        neg: Tensor,
+        lambda_reg: float = 1e-4,
+        contrast_weight: float = 0.01,
+        temperature: float = 0.2,
+        contrast_size: int = 2048,
+    ) -> Tensor:
+        r"""BPR, and InfoNCE between both views of the users and of the items,
+        of so many pairs, the first of the mini-batch, as its cost grows with
+        the square.
+        """
+        loss = super().loss(out, user, pos, neg, lambda_reg)
+        for views, index in zip(out[2:], (user, pos), strict=True):
+            index = index[:contrast_size]
+            pair = [F.embedding(index, x) for x in views]
+            contrast = info_nce_loss(*pair, temperature, index)
+            loss = loss + contrast_weight * contrast
+        return loss
 
     def _item_views(self) -> list[Tensor]:
         return [
@@ -122,9 +119,3 @@ class MGCN(Peer):
         gate = torch.stack([prefer(behavior) for prefer in self.prefer])
         specific = (x - shared) * gate.sigmoid()
         return (shared + specific.sum(dim=0)) / (len(views) + 1)
-
-
-class MGCNSameRecipe(MGCN):
-    r"""MGCN, trained by CRANE's recipe."""
-
-    recipe = replace(CRANEModel.recipe, lambda_reg=MGCN.recipe.lambda_reg)
