@@ -1,17 +1,48 @@
 r"""CRANE multimodal recommendation for PyTorch Geometric."""
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crane_pyg.nn import CRANE, RCA, CRANEConv
+    from crane_pyg.ranking import Ranker
+    from crane_pyg.training import Recipe, fit
+    from crane_pyg.transforms import BuildDualGraph
 
 __version__ = '0.1.0'
 
-__all__ = ['__version__']
+__all__ = [
+    'CRANE',
+    'RCA',
+    'BuildDualGraph',
+    'CRANEConv',
+    'Ranker',
+    'Recipe',
+    '__version__',
+    'fit',
+]
 
-_MODULES = ('datasets', 'explain', 'nn', 'ranking', 'training', 'transforms')
+_WINGS = ('datasets', 'explain', 'nn', 'ranking', 'training', 'transforms')
+_NAMES = {
+    'CRANE': 'nn',
+    'RCA': 'nn',
+    'CRANEConv': 'nn',
+    'BuildDualGraph': 'transforms',
+    'Ranker': 'ranking',
+    'Recipe': 'training',
+    'fit': 'training',
+}
 
 
-def __getattr__(name: str) -> ModuleType:
-    r"""Imports a module where it is first asked for."""
-    if name in _MODULES:
+def __getattr__(name: str) -> object:
+    r"""Imports a wing where it, or a name in it, is first asked for."""
+    if name in _WINGS:
         return importlib.import_module(f'{__name__}.{name}')
+    if name in _NAMES:
+        wing = importlib.import_module(f'{__name__}.{_NAMES[name]}')
+        return getattr(wing, name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WINGS, *_NAMES])

@@ -73,13 +73,24 @@ def run(code):
 
 def test_modules_are_attributes():
     names = SUBPACKAGES
-    assert sorted(crane_pyg._MODULES) == sorted(names)
+    assert sorted(crane_pyg._WINGS) == sorted(names)
+    assert set(names) <= set(dir(crane_pyg))
     out = run(
         'import crane_pyg\n'
         + ''.join(f'crane_pyg.{name}.__all__\n' for name in names)
         + "assert not hasattr(crane_pyg, 'models')\n"
     )
     assert out.returncode == 0, out.stderr
+
+
+def test_main_names():
+    assert sorted(crane_pyg._NAMES) == sorted(
+        set(crane_pyg.__all__) - {'__version__'}
+    )
+    for name, wing in crane_pyg._NAMES.items():
+        module = importlib.import_module(f'crane_pyg.{wing}')
+        assert getattr(crane_pyg, name) is getattr(module, name)
+        assert name in module.__all__
 
 
 def test_import_alone():
@@ -101,6 +112,7 @@ def test_documented_imports():
     out = run(
         'import sys, crane_pyg\n'
         'assert "torch" not in sys.modules\n'
+        'from crane_pyg import CRANE, Ranker, Recipe, fit\n'
         'from crane_pyg.nn import CRANE, RCA, CRANEConv\n'
         'import crane_pyg.transforms as T\n'
         'T.BuildDualGraph, CRANEConv(), RCA(4, 2)\n'
@@ -109,6 +121,8 @@ def test_documented_imports():
 
 
 def test_typed():
-    assert importlib.resources.files('crane_pyg').joinpath('py.typed').is_file()
+    files = ['py.typed', 'explain/page.html.jinja']
+    package = importlib.resources.files('crane_pyg')
+    assert all(package.joinpath(name).is_file() for name in files)
     text = (ROOT / 'pyproject.toml').read_text()
-    assert re.search(r"^crane_pyg = \['py\.typed'\]$", text, re.MULTILINE)
+    assert f'\ncrane_pyg = {files}\n' in text

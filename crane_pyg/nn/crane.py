@@ -127,12 +127,10 @@ class CRANE(PretrainedMixin, torch.nn.Module):
     ) -> None:
         super().__init__()
         sizes = {'num_users': num_users, 'num_items': num_items}
-        check_size(1, **sizes, channels=channels)
+        num_old = {'num_items - num_new_items': num_items - num_new_items}
+        check_size(1, **sizes, channels=channels, **num_old)
         layers = {'num_layers': num_layers, 'num_item_layers': num_item_layers}
         check_size(0, **layers, num_new_items=num_new_items)
-        check_size(
-            1, **{'num_items - num_new_items': num_items - num_new_items}
-        )
         check_option('profile', profile, PROFILES)
         check_share('neighbor_share', neighbor_share)
 
@@ -324,9 +322,8 @@ class CRANE(PretrainedMixin, torch.nn.Module):
             ValueError: If a modality is missing from :obj:`data`, or does not
                 fit the model.
         """
-        store = data[self.edge_type[2]]
-        args = (self.in_channels, self.size[1])
-        xs: list[Tensor] = self.encoder(read_features(store, *args))
+        args = (data[self.edge_type[2]], self.in_channels, self.size[1])
+        xs: list[Tensor] = self.encoder(read_features(*args))
         if len(self.offset) == 0:
             return xs
         return [
