@@ -101,6 +101,14 @@ def fit(
         raise ValueError(
             f"'recipe' needs to be a 'Recipe' (got {type(recipe).__name__})"
         )
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise ValueError(
+            f"'callbacks' needs to be a list of functions (got {callbacks!r})"
+        )
+    if not isinstance(loss_options, (Mapping, type(None))):
+        raise ValueError(
+            f"'loss_options' needs to be a dictionary (got {loss_options!r})"
+        )
     path = check_path(checkpoint, resume)
     problem = Problem(data, edge_type, recipe)
     check_model(model, problem.device)

@@ -2,6 +2,7 @@ r"""The parts of the training loop."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
@@ -135,12 +136,7 @@ class Loop:
     ) -> dict[str, Tensor]:
         r"""Takes one step; returns the terms of the loss."""
         self.optimizer.zero_grad()
-        name = self.recipe.autocast
-        with torch.autocast(
-            self.problem.device.type,
-            None if name is None else getattr(torch, name),
-            enabled=name is not None,
-        ):
+        with self.autocast():
             out = self.model(data)
             get_embeddings(out, self.problem.size)
             terms = get_terms(self.model, out, index, self.loss_options)
@@ -148,6 +144,13 @@ class Loop:
         loss.backward()
         self.optimizer.step()
         return terms
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        r"""Returns what casts a step, or leaves it as the caller has it."""
+        name = self.recipe.autocast
+        if name is None:
+            return nullcontext()
+        return torch.autocast(self.problem.device.type, getattr(torch, name))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
 from crane_pyg._edges import EdgeType, check_edge_type, get_edges, rev_edge_type
+from crane_pyg._rows import as_plain
 from crane_pyg.training.fit import fit
 from crane_pyg.training.history import History
 from crane_pyg.training.problem import get_held_out
@@ -98,7 +99,7 @@ def add_held_out(
     splits = [splits] if isinstance(splits, str) else list(splits)
     data = copy.copy(data)
     store, *size = get_edges(data, edge_type)
-    num_pairs, pairs = store.edge_index.size(1), [store.edge_index]
+    num_pairs, pairs = store.edge_index.size(1), [as_plain(store.edge_index)]
     for split in splits:
         held_out = get_held_out(store, split, (size[0], size[1]))
         if held_out is None:

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from toy_training import (
     RATES,
     SIZE,
@@ -17,6 +18,7 @@ from toy_training import (
 import crane_pyg.transforms as T
 from crane_pyg.ranking.metrics import evaluate
 from crane_pyg.training import History, Recipe, fit, sample_negatives
+from crane_pyg.training.loop import Loop
 
 SHORT = Recipe(epochs=4, batch_size=64, min_batches=2)
 
@@ -148,6 +150,28 @@ def test_fit_terms(data):
     assert not torch.equal(model.user, other.user)
 
 
+def test_fit_waits_for_no_value_within_a_step(data, monkeypatch):
+    # What would make the CPU wait for a GPU is an operation of its own:
+    waits = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero}
+    found = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            found.append(func.overloadpacket)
+            return func(*args, **(kwargs or {}))
+
+    step = Loop.step
+
+    def watched(*args):
+        with Watch():
+            return step(*args)
+
+    monkeypatch.setattr(Loop, 'step', watched)
+    run(get_model(Terms), data)
+    assert len(found) > 100
+    assert not waits & set(found)
+
+
 def test_fit_tools(data):
     model, rates = get_model(), []
 
@@ -248,6 +272,12 @@ def test_fit_autocast(data):
     run(model, data, replace(SHORT, autocast='bfloat16'))
     assert dtypes == {torch.bfloat16}
     assert model.user.dtype == torch.float32
+    run(model, data)
+    assert dtypes == {torch.bfloat16, torch.float32}
+    dtypes.clear()
+    with torch.autocast('cpu', torch.float16):  # Of the caller.
+        run(model, data, replace(SHORT, patience=None))
+    assert dtypes == {torch.float16}
 
 
 def without(data, *keys):

@@ -140,6 +140,9 @@ def test_loss_that_is_not_finite(data, value):
     [
         ({'optimizer': lambda x: None}, r"'optimizer' .* \(got NoneType\)"),
         ({'scheduler': lambda x: x}, r"'scheduler' .* \(got Adam\)"),
+        ({'callbacks': print}, r"'callbacks' .* \(got <built-in function p"),
+        ({'callbacks': [3]}, r"'callbacks' needs .* \(got \[3\]\)"),
+        ({'loss_options': [3]}, r"'loss_options' needs .* \(got \[3\]\)"),
         ({'resume': True}, r"'resume' needs a 'checkpoint' .* \(got True\)"),
         ({'recipe': {'lr': 1}}, r"'recipe' needs .* \(got dict\)"),
         ({'edge_type': 'rates'}, r"'edge_type' needs .* \(got rates\)"),
@@ -148,7 +151,7 @@ def test_loss_that_is_not_finite(data, value):
         ({'checkpoint': '/nowhere/to/a'}, r"'checkpoint' .*'/nowhere/to/a'"),
         ({'checkpoint': '/'}, r"'checkpoint' needs to be a file .*'/'"),
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_bad_arguments(data, kwargs, match):
     model = Toy()

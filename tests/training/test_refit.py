@@ -130,11 +130,16 @@ def test_refit_drops_what_held_out_pairs_lack(data, history):
     num = rated[RATES].edge_index.size(1)
     rated[RATES].rating = torch.arange(num)
     rated[RATES].time = list(range(num))
-    rated[RATES].unit = 'stars'
+    rated[RATES].unit, rated[RATES].top = 'stars', torch.tensor(5)
     held_out = rated[RATES].test_edge_label_index
     rated[RATES].test_edge_label = torch.arange(held_out.size(1)) % 2
     out = refit(get_model(), rated, history, progress=False)
-    assert set(out[RATES].keys()) == {'edge_index', 'edge_weight', 'unit'}
+    assert set(out[RATES].keys()) == {
+        'edge_index',
+        'edge_weight',
+        'unit',
+        'top',
+    }
     assert {'rating', 'time'} <= set(rated[RATES].keys())
     # Pairs that are marked as negative ones are no training pairs:
     pairs = as_set(out[RATES].edge_index)

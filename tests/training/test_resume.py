@@ -281,7 +281,7 @@ def train():
 
 
 generator = torch.Generator().manual_seed(1)
-for seconds in (0.1 + 0.3 * torch.rand(6, generator=generator)).tolist():
+for seconds in (0.1 + 0.3 * torch.rand(5, generator=generator)).tolist():
     pid = os.fork()  # Spares it the imports.
     if pid == 0:
         train()
