@@ -14,7 +14,9 @@ from torch_geometric.typing import EdgeType, NodeType
 from crane_pyg._edges import get_graph, rev_edge_type
 from crane_pyg._rows import check_edge_index
 from crane_pyg.explain.scores import are_same, check_ranker, check_users
-from crane_pyg.nn import CRANE, CRANEConv, CRANEOutput
+from crane_pyg.nn.conv import CRANEConv
+from crane_pyg.nn.crane import CRANE
+from crane_pyg.nn.objective import CRANEOutput
 from crane_pyg.ranking import Neighborhood, Ranker
 
 __all__ = ['PairScores']

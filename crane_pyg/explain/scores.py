@@ -11,7 +11,8 @@ from torch_geometric.data import HeteroData
 from crane_pyg._check import check_integer
 from crane_pyg._mode import evaluation
 from crane_pyg._rows import as_index, as_plain, check_candidates, check_index
-from crane_pyg.nn import CRANE, CRANEOutput
+from crane_pyg.nn.crane import CRANE
+from crane_pyg.nn.objective import CRANEOutput
 from crane_pyg.ranking import Neighborhood, Ranker
 
 __all__ = ['ScoreParts', 'explain_scores']

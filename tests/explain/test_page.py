@@ -1,7 +1,6 @@
-r"""The page that `examples/explain.py` writes."""
+r"""The page of explanations, and `examples/explain.py`, which writes it."""
 
 import base64
-import importlib.util
 import json
 import os
 import re
@@ -13,9 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from toys import ITEMS, SIMILAR, get_data, get_model, get_ranker
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
+from crane_pyg.explain import explain_scores, save_page
+from crane_pyg.explain.page import (
+    COLORS,
+    Item,
+    Pick,
+    Reader,
+    embed,
+    read_items,
+    render,
+)
+from crane_pyg.nn import CRANE
 
 EXAMPLES = Path(__file__).parents[2] / 'examples'
 HOSTILE = (
@@ -76,15 +88,6 @@ class Parsed(HTMLParser):
                 assert value.startswith('data:image/')
 
 
-@pytest.fixture(scope='module')
-def page():
-    path = EXAMPLES / 'page.py'
-    spec = importlib.util.spec_from_file_location('page', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def run(folder, *args):
     return subprocess.run(
         [sys.executable, str(EXAMPLES / 'explain.py'), *map(str, args)],
@@ -118,14 +121,9 @@ def test_example(example):
     lines = re.findall(r'^User (\d+): .* (\S+) = (.*)$', stdout, re.MULTILINE)
     assert [line[0] for line in lines] == ['3', '599']
     for _, score, terms in lines:
-        names = re.findall(r'(?:^| \+ )([a-z ]+) -?\d', terms)
-        assert names[:5] == [
-            'behavior',
-            'image',
-            'text',
-            'similar items',
-            'chosen together',
-        ]
+        names = re.findall(r'(?:^| \+ )([a-z_]+) -?\d', terms)
+        modalities = ['semantic_image', 'semantic_text']
+        assert names[:4] == ['behavior', *modalities, 'item_graph']
         parts = [float(x) for x in re.findall(r'-?\d+\.\d+', terms)]
         assert len(parts) == len(names)
         assert sum(parts) == pytest.approx(float(score), abs=0.05)
@@ -154,8 +152,6 @@ def test_example(example):
 
 def test_example_own_data_and_model(tmp_path):
     pytest.importorskip('safetensors')
-    from crane_pyg.nn import CRANE
-
     dataset = FakeMultimodalDataset(30, 40, {'image': 8, 'text': 6})
     folder, data = tmp_path / 'shop', dataset[0]
     folder.mkdir()
@@ -169,10 +165,7 @@ def test_example_own_data_and_model(tmp_path):
     for name in dataset.modalities:
         x = data['item'][f'x_{name}'].numpy()
         np.save(folder / f'{name}_feat.npy', x)
-    weights = {'co_rated': 2.0}
-    model = CRANE(
-        30, 40, {'image': 8, 'text': 6}, channels=8, neighbor_weights=weights
-    )
+    model = CRANE(30, 40, {'image': 8, 'text': 6}, channels=8)
     model.save_pretrained(tmp_path / 'model')
     titles = 'item,title,image\n1,"One, two",\n7,Seven,\n'
     (tmp_path / 'items.csv').write_text(titles)
@@ -228,19 +221,123 @@ def check_neighbors(html, data):
         assert len(set(found)) == 4
 
 
+def test_save_page(tmp_path):
+    r"""It shows what `explain_scores` returns for the list of each user."""
+    data, model = get_data(lonely=6), get_model()
+    items = [{'item': 1, 'title': 'One'}, {'item': np.int64(2), 'title': 2}]
+    path = tmp_path / 'page.html'
+    state = torch.get_rng_state()
+    for ranker in [None, get_ranker(model, data)]:
+        users = torch.tensor([3, 6])
+        options = {'title': 'T & t', 'note': '<n>'}
+        save_page(path, model, data, users, 5, ranker, items, **options)
+        parsed = Parsed(path.read_text(encoding='utf-8'))
+        assert parsed.texts.count('T & t') == 2
+        assert '<n>' in parsed.texts
+        assert parsed.texts.count('nothing yet') == 1
+        top = (ranker or model).recommend(*top_arguments(ranker, data, users))
+        for user, row in zip([3, 6], top, strict=True):
+            out = explain_scores(model, data, user, row, ranker)
+            for score in out.score.tolist():
+                assert f'{score:.2f}' in parsed.texts
+            for part in out.parts.values():
+                for value in part.tolist():
+                    assert f'{value:+.2f}' in parsed.texts
+        names = [get_title(item) for item in top.flatten().tolist()]
+        assert set(names) <= set(parsed.titles)
+        assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert os.listdir(tmp_path) == ['page.html']
+
+
+def top_arguments(ranker, data, users):
+    return (users, 5) if ranker is not None else (data, users, 5)
+
+
+def get_title(item):
+    return {1: 'One', 2: '2'}.get(item, f'Item {item}')
+
+
+def test_carriers(tmp_path):
+    r"""They are the items that carry most, and nothing below zero."""
+    data, model = get_data(), get_model()
+    ranker, path = get_ranker(model, data), tmp_path / 'page.html'
+    save_page(path, model, data, [3], 38, ranker)
+    out = explain_scores(model, data, 3, ranker.recommend(3, 5)[0], ranker)
+    carried = sum(out.carriers.values())
+    picks = path.read_text(encoding='utf-8').split('<li class="pick">')[1:]
+    assert len(picks) == ITEMS - out.history.numel() < 38
+    for pick, row in zip(picks, carried, strict=False):
+        why = pick[pick.index('"why"') :]
+        expected = row.topk(3)
+        titles = [f'Item {n}' for n in out.history[expected.indices].tolist()]
+        assert Parsed(why).titles == titles
+        values = re.findall(r'<b>(.*?)</b>', why)
+        assert values == [f'{value:+.2f}' for value in expected.values]
+        pairs = re.findall(r'edges ([+-][.\d]+), paths ([+-][.\d]+)<', why)
+        totals = [float(x) + float(y) for x, y in pairs]
+        assert totals == pytest.approx(expected.values.tolist(), abs=0.011)
+
+
+def test_save_page_without_item_graph(tmp_path):
+    data, model = get_data(), get_model(num_item_layers=0)
+    del data[SIMILAR]
+    save_page(tmp_path / 'page.html', model, data, [3], 5)
+    html = (tmp_path / 'page.html').read_text(encoding='utf-8')
+    assert '<h4>carried by' in html
+    assert '<h4>resembles' not in html
+
+
+def test_save_page_refuses(tmp_path):
+    data, model = get_data(lonely=6), get_model()
+    path = tmp_path / 'page.html'
+    path.write_text('before')
+    ranker = get_ranker(model, data, 'empty')
+    for users, more, match in [
+        ([30], {}, r"'user_index' .* \(got 30\)"),
+        ([3], {'k': 41}, r"'k' .* \(got 41\)"),
+        ([3], {'items': [{'item': 40}]}, r"row 1 of 'items' .* 39 \(got {"),
+        ([3, 6], {'ranker': ranker}, r'history.*\(got user 6\)'),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            save_page(path, model, data, users, **more)
+    assert os.listdir(tmp_path) == ['page.html']
+    assert path.read_text() == 'before'
+    with pytest.raises(FileNotFoundError, match='nowhere'):
+        save_page(tmp_path / 'nowhere' / 'a.html', model, data, [3])
+
+
+def test_hues_are_those_of_alike_items(tmp_path):
+    data, model = get_data(), get_model(use_id=False, mode=None)
+    for name in ['image', 'text']:
+        x = data['item'][f'x_{name}']
+        x[:20], x[20:] = x[0].nan_to_num(), x[39].nan_to_num()
+    save_page(tmp_path / 'page.html', model, data, [3], 30)
+    html = (tmp_path / 'page.html').read_text(encoding='utf-8')
+    tile = re.compile(r'title="Item (\d+)"><i class="tile" style="--h:(\d+)"')
+    hues = [
+        {h for n, h in tile.findall(html) if (int(n) < 20) is b}
+        for b in (True, False)
+    ]
+    assert len(hues[0]) == len(hues[1]) == 1
+    assert hues[0] != hues[1]
+
+
 @pytest.mark.parametrize('suffix', ['csv', 'json'])
-def test_read_items(page, tmp_path, suffix):
+def test_read_items(tmp_path, suffix):
     path = tmp_path / f'items.{suffix}'
     path.write_text(
         'item,title,image\n1,,a.png\n'
         if suffix == 'csv'
         else '[{"item": 1, "image": "a.png"}]'
     )
-    first, second = page.read_items(path, [10, 20])
+    first, second = read_items(path, [10, 20])
     assert first == ('Item 0', None, 10)
     assert second == ('Item 1', tmp_path / 'a.png', 20)
+    rows = [{'item': 1, 'title': float('nan'), 'image': 'a.png'}]
+    assert read_items(rows, [10, 20])[1] == ('Item 1', Path('a.png'), 20)
     with pytest.raises(ValueError, match=rf'row 1 of {path} .* and 0 \(got {{'):
-        page.read_items(path, [10])
+        read_items(path, [10])
 
 
 @pytest.mark.parametrize(
@@ -254,53 +351,53 @@ def test_read_items(page, tmp_path, suffix):
         ('json', '[{"item": 0}, 1]'),
     ],
 )
-def test_read_items_of_no_item(page, tmp_path, suffix, content):
+def test_read_items_of_no_item(tmp_path, suffix, content):
     path = tmp_path / f'items.{suffix}'
     path.write_text(content)
     with pytest.raises(ValueError, match=rf'row 2 of {path} .* and 1 \(got '):
-        page.read_items(path, [10, 20])
+        read_items(path, [10, 20])
 
 
-def test_read_items_of_other_programs(page, tmp_path):
+def test_read_items_of_other_programs(tmp_path):
     path = tmp_path / 'items.csv'
-    path.write_bytes(b'\xef\xbb\xbfitem,title\r\n1,One\r\n')
-    assert page.read_items(path, [10, 20])[1] == ('One', None, 20)
+    row = '\ufeffitem,title\r\n1,"One\u2028\n""two"""\r\n'
+    path.write_bytes(row.encode())
+    assert read_items(path, [1, 2])[1] == ('One\u2028\n"two"', None, 2)
     path = tmp_path / 'items.json'
     path.write_text(
         '[{"item": 0, "title": 5}, {"item": 1, "title": "a\\ud83d"}]'
     )
-    titles = [item.title for item in page.read_items(path, [10, 20])]
+    titles = [item.title for item in read_items(path, [10, 20])]
     assert titles == ['5', 'a?']
 
 
-def test_embed(page, tmp_path):
+def test_embed(tmp_path):
     (tmp_path / 'a.png').write_bytes(PNG)
-    address = page.embed(tmp_path / 'a.png')
+    address = embed(tmp_path / 'a.png')
     assert address.startswith('data:image/png;base64,')
     assert base64.b64decode(address.split(',')[1]) == PNG
     for name in ['a.svg', 'a.html', 'passwd']:
         with pytest.raises(ValueError, match=rf'image/png.*{name}'):
-            page.embed(tmp_path / name)
+            embed(tmp_path / name)
 
 
-def get_reader(page, image=None):
-    item = page.Item(HOSTILE, image)
-    carrier = page.Carrier(page.Item('Item 4'), 1.5, -0.25)
+def get_reader(image=None):
+    item = Item(HOSTILE, image)
+    carriers = [(Item('Item 4'), 1.5, -0.25)]
     picks = [
-        page.Pick(item, 3.0, [1.0, 4.0, -2.0], [carrier], [item]),
-        page.Pick(page.Item(''), -2.0, [-1.0, 0.0, -1.0], [], []),
+        Pick(item, 3.0, [1.0, 4.0, -2.0], carriers, [item]),
+        Pick(Item(''), -2.0, [-1.0, 0.0, -1.0], [], []),
     ]
-    return page.Reader(HOSTILE, [item], 7, picks)
+    return Reader(HOSTILE, [item] + 46 * [Item('Item 4')], picks)
 
 
-def render(page, *readers):
-    kinds = [page.Kind(name, HOSTILE) for name in ['one', HOSTILE, 'three']]
-    return page.render(HOSTILE, HOSTILE, kinds, list(readers))
+NAMES = ['one', f'neighbors_{HOSTILE}', 'three']
 
 
-def test_render(page, tmp_path):
+def test_render(tmp_path):
     (tmp_path / 'a.png').write_bytes(PNG)
-    html = render(page, get_reader(page, tmp_path / 'a.png'))
+    reader = get_reader(tmp_path / 'a.png')
+    html = render(HOSTILE, HOSTILE, NAMES, [reader])
     parsed = Parsed(html)
     parsed.check_harmless()
     assert parsed.tags.count('img') == 3
@@ -309,6 +406,8 @@ def test_render(page, tmp_path):
     assert 'and 7 more' in parsed.texts
     assert 'edges +1.50, paths -0.25' in parsed.texts
     assert 'no item of the history' in parsed.texts
+    (label,) = [v for k, v in parsed.attrs if k == 'aria-label' and '+4' in v]
+    assert label == f'one +1.00, {HOSTILE} +4.00, three -2.00'
 
     # From -2 to 5, so a part of one is a seventh of the width:
     bars = re.findall(r'x="(-?[\d.]+)" width="([\d.]+)"', html)
@@ -318,17 +417,16 @@ def test_render(page, tmp_path):
         assert [float(x) for x in bar] == pytest.approx(sizes, abs=0.01)
 
 
-def test_render_nothing(page):
-    parsed = Parsed(render(page, page.Reader('Nobody', [], 0, [])))
+def test_render_nothing():
+    parsed = Parsed(render('', '', NAMES, [Reader('Nobody', [], [])]))
     assert 'nothing yet' in parsed.texts
     assert parsed.tags.count('svg') == 0
 
 
-def test_colors_are_distinct(page):
+def test_colors_are_distinct():
     r"""Also without their hue: neighbors in a bar differ in brightness."""
     rgb = [
-        [int(color[n : n + 2], 16) / 255 for n in (1, 3, 5)]
-        for color in page.COLORS
+        [int(color[n : n + 2], 16) / 255 for n in (1, 3, 5)] for color in COLORS
     ]
     light = np.array(rgb) ** 2.2 @ [0.2126, 0.7152, 0.0722]
     assert np.abs(np.diff(light)).min() > 0.05
@@ -405,7 +503,7 @@ def test_browser_width(example, tmp_path, width):
 
 @browser
 @pytest.mark.parametrize('dark', [False, True])
-def test_browser_screenshot(example, page, tmp_path, dark):
+def test_browser_screenshot(example, tmp_path, dark):
     image = pytest.importorskip('matplotlib.image')
     path = tmp_path / 'page.png'
     args = [f'--screenshot={path}', '--window-size=1000,1200']
@@ -416,6 +514,6 @@ def test_browser_screenshot(example, page, tmp_path, dark):
     assert pixels.shape == (1200, 1000, 3)
     background = (0x14, 0x17, 0x1C) if dark else (0xF6, 0xF5, 0xF1)
     assert tuple(pixels[2, 2]) == background
-    for color in page.COLORS[:5]:
+    for color in COLORS[:5]:
         rgb = [int(color[n : n + 2], 16) for n in (1, 3, 5)]
         assert (np.abs(pixels - rgb).max(axis=-1) <= 2).sum() > 100, color
