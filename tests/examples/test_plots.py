@@ -10,6 +10,7 @@ import torch
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.nn import CRANE
+from crane_pyg.training import History, Recipe
 
 pytest.importorskip('matplotlib')
 from matplotlib.collections import LineCollection, PathCollection
@@ -17,12 +18,14 @@ from matplotlib.image import imread
 
 NUM_USERS, NUM_ITEMS, CHANNELS = 60, 40, 4
 SIZES = {'image': 6, 'text': 5}
-STATE = {
-    'epochs': 4,
-    'best_epoch': 3,
-    'history': [(0.7, 0.1), (0.6, 0.3), (0.5, 0.4), (0.4, 0.2)],
-    'valid': {'recall@20': 0.4},
-}
+ROWS = [(0.7, 0.1), (0.6, 0.3), (0.5, 0.4), (0.4, 0.2)]
+
+
+def get_history(num_epochs=4, metric='recall@20'):
+    history = History(Recipe(metric=metric))
+    for loss, value in ROWS[:num_epochs]:
+        history.add({'loss': loss, metric: value}, {metric: value})
+    return history
 
 
 @pytest.fixture(scope='module')
@@ -69,26 +72,28 @@ def get_legend(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-@pytest.mark.parametrize('num_epochs', [4, 2, 0])
-def test_draw_training(plots, num_epochs):
-    # A checkpoint may lack the history of the first epochs:
-    history = STATE['history'][4 - num_epochs :]
-    figure = plots.draw_training('toys', {**STATE, 'history': history})
+@pytest.mark.parametrize('metric', ['recall@20', 'ndcg@5'])
+@pytest.mark.parametrize(
+    ('num_epochs', 'best', 'value'), [(4, 3, 0.4), (1, 1, 0.1)]
+)
+def test_draw_training(plots, num_epochs, best, value, metric):
+    history = get_history(num_epochs, metric)
+    figure = plots.draw_training('toys', history)
     assert figure.get_suptitle() == 'Training of CRANE on toys'
     top, bottom = figure.axes
     assert top.get_ylabel() == 'Training loss'
-    assert bottom.get_ylabel() == 'Validation Recall@20'
+    assert bottom.get_ylabel() == f'Validation {metric}'
     assert bottom.get_xlabel() == 'Epoch'
     for axes, column in [(top, 0), (bottom, 1)]:
         line = axes.lines[0]
-        assert list(line.get_xdata()) == list(range(5 - num_epochs, 5))
-        expected = [row[column] for row in history]
+        assert list(line.get_xdata()) == list(range(1, num_epochs + 1))
+        expected = [row[column] for row in ROWS[:num_epochs]]
         assert list(line.get_ydata()) == pytest.approx(expected)
-        assert list(axes.lines[-1].get_xdata()) == [3, 3]  # The best epoch.
+        assert list(axes.lines[-1].get_xdata()) == [best, best]
     star = bottom.lines[1]
-    assert (star.get_xdata(), star.get_ydata()) == ([3], [0.4])
+    assert (star.get_xdata(), star.get_ydata()) == ([best], [value])
     (text,) = bottom.get_legend().get_texts()
-    assert text.get_text() == 'Best epoch: 3, with 0.4000'
+    assert text.get_text() == f'Best epoch: {best}, with {value:.4f}'
 
 
 def units(x):
@@ -114,7 +119,7 @@ def test_item_streams(plots, data):
     model = get_model(num_layers=0, num_item_layers=0, use_id=False)
     _, after = plots.item_streams(model, data)
     torch.testing.assert_close(after, units(model.eval()(data).item))
-    assert len(model.rca._forward_hooks) == 0
+    assert len(model.encoder.rca._forward_hooks) == 0
 
     # Without RCA, both are what goes into it otherwise:
     other = get_model(num_layers=0, num_item_layers=0, use_id=False, mode=None)
@@ -258,14 +263,14 @@ def test_draw_items_by_category(plots, data, key):
 
 def test_save_plots(plots, data, tmp_path):
     before = torch.get_rng_state()
-    model = get_model()
+    model, history = get_model(), get_history()
     torch.set_rng_state(before)
-    plots.save_plots(str(tmp_path), r'toys$\frac$', model, data, STATE)
+    plots.save_plots(str(tmp_path), r'toys$\frac$', model, data, history)
     assert torch.equal(torch.get_rng_state(), before)
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == ['items.png', 'training.png']
     assert imread(tmp_path / 'items.png').shape[:2] == (990, 1800)
     assert imread(tmp_path / 'training.png').shape[:2] == (900, 1050)
     first = [(tmp_path / file).read_bytes() for file in files]
-    plots.save_plots(tmp_path, r'toys$\frac$', model, data, STATE)
+    plots.save_plots(tmp_path, r'toys$\frac$', model, data, history)
     assert [(tmp_path / file).read_bytes() for file in files] == first
