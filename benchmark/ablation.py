@@ -1,227 +1,168 @@
-r"""Changes one thing of CRANE at a time, and shows what that does.
+r"""Changes one thing of CRANE at a time.
 
-python benchmark/ablation.py --data path/to/folder  # run what is missing, draw
-python benchmark/ablation.py --draw                 # draw the results there are
-python benchmark/ablation.py --write                # and write the table
+python benchmark/ablation.py --data FOLDER [FOLDER ...] --seeds 0
 
-The results of CRANE itself are those that accuracy.py has kept.
+Models rank alone. The results of CRANE itself are those of accuracy.py.
 """
 
 import argparse
-import json
-from pathlib import Path
 from statistics import mean
 
-import accuracy
-import matplotlib.pyplot as plt
-from accuracy import slug
-from matplotlib.axes import Axes
-from readme import replace_between
+import harness
+from layout import grid
+from models import MODELS
+from records import Record, find, path_of, read
 
-RESULTS = Path(__file__).parent / 'results' / 'ablation'
-PAGE = Path(__file__).parent.parent / 'docs' / 'results.md'
-BEGIN, END = '<!-- ablation:begin -->', '<!-- ablation:end -->'
-# The largest standard deviations of CRANE seen, both over six seeds:
-SPREADS = {'amazon-sports': 0.0010, 'tiktok': 0.0031}
-Recalls = dict[str, list[float]]
-RELATIONS, WEIGHT = ('co_rated', 'refined', 'similar_to'), 9
-SOFTMAX = {'num_samples': 1024, 'temperature': 0.2}
-GROUPS: dict[str, dict[str, dict[str, object]]] = {
-    'Without a part': {
-        'contrast': {'loss': {'contrast_weight': 0}},
-        'IDs': {'use_id': False},
-        'item graph': {'num_item_layers': 0, 'loss': {'contrast_weight': 0}},
-        'neighborhood': {'neighbor_weights': {}},
-        **{
-            f'{relation} edges': {
-                'neighbor_weights': {
-                    other: WEIGHT for other in RELATIONS if other != relation
-                }
-            }
-            for relation in RELATIONS
-        },
-    },
-    'RCA': {
-        '1 step': {'mode': 'correlation'},
-        **{
-            f'{n} steps': {'mode': 'correlation', 'num_steps': n}
-            for n in (2, 3, 4)
-        },
-        'token': {'mode': 'token'},
-        'token, 2 steps': {'mode': 'token', 'num_steps': 2},
-    },
-    'Profiles': {
-        'as input': {'profile': 'input'},
-        'in the contrast': {'profile': 'contrast'},
-    },
-    'Contrast of both graphs': {
-        'weight 1e-3': {'loss': {'contrast_weight': 1e-3}},
-        'weight 3e-3': {'loss': {'contrast_weight': 3e-3}},
-        'weight 3e-2': {'loss': {'contrast_weight': 3e-2}},
-        'temperature .1': {'loss': {'temperature': 0.1}},
-        'temperature .5': {'loss': {'temperature': 0.5}},
-    },
-    'Neighborhood weight': {
-        f'x {x}': {'neighbor_weights': dict.fromkeys(RELATIONS, WEIGHT * x)}
-        for x in (0.25, 0.5, 2, 4)
-    },
-    'Pairs to train on': {'all of them': {'disjoint': False}},
-    'Edge dropping': {
-        str(p): {'edge_dropping': p} for p in (0.0, 0.3, 0.6, 0.9)
-    },
-    'Negatives of BPR': {str(n): {'num_negatives': n} for n in (1, 2, 8, 16)},
-    'Sampled softmax: negatives, temperature': {
-        f'{n}, {t}': {'softmax': {'num_samples': n, 'temperature': t}}
-        for n in (256, 1024)
-        for t in (0.1, 0.2)
-    },
-    'Sampled softmax: 1024 negatives, .1, L2': {
-        str(x): {
-            'softmax': {**SOFTMAX, 'temperature': 0.1},
-            'lambda_reg': x,
-        }
-        for x in (3e-3, 1e-2)
-    },
-    'Sampled softmax: 1024 popular negatives, .2': {
-        name: {'softmax': {**SOFTMAX, 'popular': True, 'correct': correct}}
-        for name, correct in [('as they are', False), ('corrected', True)]
-    },
-    'Item graph rebuilt after RCA': {
-        f'every {n} epochs': {'rebuild': n, 'mode': 'correlation'}
-        for n in (1, 5)
-    },
-    'Features': {
-        'bfloat16': {'features': {'dtype': 'bfloat16'}},
-        '64 of 128': {'features': {'channels': 64}},
-        '32 of 128': {'features': {'channels': 32}},
-    },
-    'Channels': {str(d): {'channels': d} for d in (32, 128, 256)},
-    'Layers': {str(n): {'num_layers': n} for n in (0, 1, 3)},
+VARIANTS: dict[str, harness.Setting] = {
+    'no contrast': {'contrast_weight': 0.0},
+    'no item graph': {'num_item_layers': 0, 'contrast_weight': 0.0},
+    'no IDs': {'use_id': False},
+    'no RCA': {'mode': None},
+    'no profiles': {'profile': None},
+    'no RCA, no profiles': {'mode': None, 'profile': None},
+    'RCA, correlation': {'mode': 'correlation'},
+    'RCA, token': {'mode': 'token'},
+    'RCA, 2 steps': {'mode': 'correlation', 'num_steps': 2},
+    'RCA, 3 steps': {'mode': 'correlation', 'num_steps': 3},
+    'profiles as input': {'profile': 'input'},
+    'profiles in the contrast': {'profile': 'contrast'},
+    'all pairs trained on': {'disjoint': False},
+    **{f'edge dropping {p}': {'edge_dropping': p} for p in (0.0, 0.6, 0.9)},
+    **{f'negatives {n}': {'num_negatives': n} for n in (1, 2, 8)},
+    **{f'channels {d}': {'channels': d} for d in (16, 32, 128)},
+    **{f'layers {n}': {'num_layers': n} for n in (0, 1, 3)},
+}
+# Of the earlier form, whose variants are told in a line each:
+GROUPS = {
+    'without-a-part': 'without',
+    'rca': 'RCA',
+    'profiles': 'profiles',
+    'contrast-of-both-graphs': 'contrast',
+    'neighborhood-weight': 'neighborhood',
+    'pairs-to-train-on': 'trained on',
+    'edge-dropping': 'edge dropping',
+    'negatives-of-bpr': 'negatives',
+    'sampled-softmax': 'sampled softmax',
+    'item-graph-rebuilt-after-rca': 'item graph rebuilt',
+    'features': 'features',
+    'channels': 'channels',
+    'layers': 'layers',
 }
 
 
 def main() -> None:
-    """Runs the variants without a result, and draws all results."""
-    parser = argparse.ArgumentParser()
-    accuracy.add_options(parser, RESULTS)
-    parser.add_argument('--groups', nargs='+', default=list(GROUPS))
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
-    parser.add_argument('--reference', type=Path, default=accuracy.RESULTS)
-    parser.add_argument('--draw', action='store_true')
-    parser.add_argument('--write', action='store_true')
-    args = parser.parse_args()
-    if args.data is not None:
-        run(args)
-    elif not (args.draw or args.write):
-        parser.error('needs --data DIR, --draw or --write')
-    recalls = collect(args.results, args.reference)
-    draw(recalls, args.results)
-    if args.write:
-        replace_between(PAGE, BEGIN, END, table(recalls))
+    """Trains all variants with all seeds."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    harness.add_options(parser)
+    parser.add_argument(
+        '--variants', nargs='+', default=list(VARIANTS), choices=list(VARIANTS)
+    )
+    args = harness.parse(parser)
+    for folder in args.data:
+        run(args, folder)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Trains every variant with every seed, unless its result is there."""
-    data = accuracy.load_data(args)
-    variants = {
-        f'{group}: {variant}': overrides
-        for group in args.groups
-        for variant, overrides in GROUPS[group].items()
-    }
+def run(args: argparse.Namespace, folder: str | None) -> None:
+    """Trains the variants on one data set."""
+    dataset = harness.name_of(folder)
+    path = path_of('ablation', dataset, args.results)
     for seed in args.seeds:
-        for label, overrides in variants.items():
-            args.set = accuracy.assignments(overrides)
-            accuracy.complete(args, 'crane', slug(label), lambda: data, seed)
+        data = harness.load(folder, seed, args.device)
+        for name in args.variants:
+            label = harness.with_tag(name, args.tag)
+            about = {'dataset': dataset, 'model': label, 'seed': seed}
+            if args.keep and find(read(path), **about) is not None:
+                continue
+            setting = {**VARIANTS[name], **harness.parse_setting(args.set)}
+            model, record = harness.train(MODELS['crane'], data, seed, setting)
+            scores = harness.score(data, *harness.embed(model, data))
+            harness.keep(args, 'ablation', {**about, **scores, **record})
+            print(*about.values(), scores['test'], flush=True)
 
 
-def collect(folder: Path, reference: Path) -> dict[str, Recalls]:
-    """Recall@20 on the test pairs of each data set, by label."""
-    paths = {*folder.glob('*.json'), *reference.glob('*-crane-[0-9].json')}
-    out: dict[str, Recalls] = {}
-    for path in sorted(paths):
-        record = json.loads(path.read_text())
-        recalls = out.setdefault(record['dataset'], {})
-        recall = record['test']['recall@20']
-        recalls.setdefault(record['model'], []).append(recall)
-    return out
+def table(
+    datasets: dict[str, list[Record]],
+    references: dict[str, list[Record]],
+    titles: dict[str, str],
+) -> str:
+    """What there is of the present form, and of an earlier one."""
+    forms: list[dict[str, list[Record]]] = [{}, {}]
+    for name, records in datasets.items():
+        for record in records:
+            form = forms['form' in record]
+            form.setdefault(name, []).append(record)
+    parts = []
+    if forms[0]:
+        parts.append(differences(forms[0], references, titles))
+    if forms[1]:
+        parts.append(earlier(forms[1], titles))
+    return '\n\n'.join(parts)
 
 
-def table(results: dict[str, Recalls]) -> str:
-    """One row for each variant, with the difference to CRANE itself."""
-    names = [name for name, x in results.items() if x.keys() - {'crane'}]
-    lines = ['changed', *names], ['---'] * (1 + len(names))
-    rows = [' | '.join(line) for line in lines]
-    for group, variants in GROUPS.items():
-        for variant in variants:
-            label = f'{group}: {variant}'
-            cells = [cell(name, slug(label), results[name]) for name in names]
-            if any(text != '-' for text in cells):
-                rows.append(' | '.join([label, *cells]))
-    return '\n'.join(f'| {row} |' for row in rows)
-
-
-def cell(name: str, label: str, recalls: Recalls) -> str:
-    """The mean and its difference, bold if it is one beyond that of seeds."""
-    if not {label, 'crane'} <= recalls.keys():
-        return '-'
-    value, n = mean(recalls[label]), len(recalls[label])
-    gain = value - mean(recalls['crane'])
-    spread = SPREADS.get(name, max(SPREADS.values()))
-    error = spread * (1 / n + 1 / len(recalls['crane'])) ** 0.5
-    bold = '**' if abs(gain) > 2 * error else ''
-    seeds = f', {n} seeds' if n > 1 else ''
-    return f'{value:.4f} ({bold}{gain:+.4f}{bold}{seeds})'
-
-
-def draw(results: dict[str, Recalls], folder: Path) -> None:
-    """One picture per data set: a panel for each group."""
-    for name, recalls in results.items():
-        groups = {
-            group: labels
-            for group, variants in GROUPS.items()
-            if (
-                labels := {
-                    label: recalls[slug(f'{group}: {label}')]
-                    for label in variants
-                    if slug(f'{group}: {label}') in recalls
-                }
+def differences(
+    datasets: dict[str, list[Record]],
+    references: dict[str, list[Record]],
+    titles: dict[str, str],
+) -> str:
+    """One row for each variant, with the difference to CRANE itself with the
+    same seeds.
+    """
+    labels = dict.fromkeys(
+        x['model'] for runs in datasets.values() for x in runs
+    )
+    rows = []
+    for label in labels:
+        cells = []
+        for name, records in datasets.items():
+            found = [x for x in records if x['model'] == label]
+            seeds = {x['seed'] for x in found}
+            base = [
+                x
+                for x in references.get(name, [])
+                if x['model'] == 'crane' and x['seed'] in seeds
+            ]
+            text = f'{recall(found):.4f}'[1:] if found else '-'
+            if found and len(base) == len(found):
+                text += f' ({recall(found) - recall(base):+.4f})'
+            cells.append(
+                text if len(found) < 2 else f'{text}, {len(found)} seeds'
             )
-        }
-        if len(groups) == 0:
-            continue
-        columns = min(3, len(groups))
-        rows = -(-len(groups) // columns)
-        fig, axes = plt.subplots(
-            rows, columns, figsize=(4 + 3 * columns, 3 * rows),
-            layout='constrained', squeeze=False, sharex=True,
-        )  # fmt: skip
-        for ax, (group, labels) in zip(axes.flat, groups.items(), strict=False):
-            panel(ax, group, labels, recalls.get('crane', []))
-        for ax in axes.flat[len(groups) :]:
-            ax.axis('off')
-        fig.suptitle(f'{name}: Recall@20 on the test pairs, a dot a seed')
-        fig.savefig(folder / f'{name}.png', dpi=150)
-        plt.close(fig)
+        rows.append([label, *cells])
+    names = [titles.get(name, name) for name in datasets]
+    return grid(['Recall@20 alone', *names], rows)
 
 
-def panel(
-    ax: Axes,
-    title: str,
-    labels: dict[str, list[float]],
-    reference: list[float],
-) -> None:
-    """The variants of one group, and CRANE as a band."""
-    if reference:
-        ax.axvspan(min(reference), max(reference), color='0.85')
-        ax.axvline(mean(reference), color='0.5', label='CRANE')
-    for y, values in enumerate(labels.values()):
-        ax.plot(values, [y] * len(values), 'o', color='#0072b2', alpha=0.6)
-    ax.set_yticks(range(len(labels)), labels)
-    ax.invert_yaxis()
-    ax.set_ylim(len(labels) - 0.5, -0.5)
-    ax.locator_params(axis='x', nbins=5)
-    ax.xaxis.set_tick_params(labelbottom=True)
-    ax.set_title(title, fontsize='medium')
+def earlier(datasets: dict[str, list[Record]], titles: dict[str, str]) -> str:
+    """One row for each group of variants."""
+    rows = [['CRANE', *(values(runs, 'crane') for runs in datasets.values())]]
+    for prefix, label in GROUPS.items():
+        cells = [values(runs, prefix) for runs in datasets.values()]
+        rows.append([label, *cells])
+    names = [titles.get(name, name) for name in datasets]
+    return grid(['Recall@20, earlier form', *names], rows)
+
+
+def values(records: list[Record], prefix: str) -> str:
+    """The variants of a group and their recall, best first."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if record['model'].startswith(prefix):
+            label = record['model'].removeprefix(prefix).strip('-')
+            groups.setdefault(label.replace('-', ' '), []).append(record)
+    pairs = [(recall(runs), label) for label, runs in groups.items()]
+    cells = [
+        f'{label} {f"{value:.4f}"[1:]}'.strip()
+        for value, label in sorted(pairs, reverse=True)
+    ]
+    return ', '.join(cells) or '-'
+
+
+def recall(records: list[Record]) -> float:
+    """The mean over seeds."""
+    return mean(x['test']['alone']['recall@20'] for x in records)
 
 
 if __name__ == '__main__':

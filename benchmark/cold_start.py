@@ -1,50 +1,39 @@
 r"""Ranks items that were held out of training altogether.
 
-python benchmark/cold_start.py --data path/to/folder
+python benchmark/cold_start.py --data FOLDER [FOLDER ...]
 
 A tenth of the items, drawn by the seed, is cold: no pair of them is trained or
-validated on, nor are they in a graph. CRANE is trained on the rest, and tested
-at its best epoch by the validation pairs of the warm items. The cold items are
-attached afterwards. The ranking is one of the cold items among themselves, for
-every user with a pair with one of them and a training pair with a warm one.
-What the rankings leave open is chosen by those pairs of cold items that the
-folder calls validation; all other pairs of cold items are for the test.
+validated on, nor are they in a graph. CRANE is trained on the rest, and the
+cold items are attached afterwards. The ranking is one of the cold items among
+themselves, for every user with a pair with one of them and a training pair with
+a warm one. What the references leave open is chosen by those pairs of cold
+items that the folder calls validation; all other pairs of them are the test.
 """
 
 import argparse
 import copy
-import json
-from collections.abc import Callable, Iterator
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
+from statistics import mean, stdev
 from typing import NamedTuple
 
-import accuracy
+import harness
 import torch
-from models import MODELS
-from provenance import provenance
+from layout import grid
+from models import MODELS, RATES
+from records import Record, path_of, read
 from torch import Tensor
 from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
-from crane_pyg._files import replacing
-from crane_pyg.datasets import read_mmrec
-from crane_pyg.nn import CRANE, CRANEOutput
-from crane_pyg.ranking import Neighborhood, evaluate, evaluate_scores
+from crane_pyg.nn import CRANE
+from crane_pyg.ranking import Neighborhood, Ranker
 
-RESULTS = Path(__file__).parent / 'results' / 'cold-start'
-RATES = accuracy.RATES
 NEIGHBORS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
-SHARES = [0.0, 0.5, 0.8, 1.0]
-SCALES = [0.5, 1.0, 2.0]
-DEFAULTS = (0.8, 1.0)  # Of CRANE.
-
-Score = Callable[[Tensor], Tensor]
 
 
 class Split(NamedTuple):
-    """Warm items first, cold ones last; pairs count cold items from zero."""
+    """Warm items first, cold ones last."""
 
     warm: HeteroData
     features: dict[str, Tensor]
@@ -53,43 +42,51 @@ class Split(NamedTuple):
 
 
 def main() -> None:
-    """Trains with every seed, and keeps one file per run."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--data', required=True, help='in the MMRec layout')
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    """Trains with every seed, and keeps a line for each ranking."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    harness.add_options(parser)
     parser.add_argument('--share', type=float, default=0.1)
-    parser.add_argument('--epochs', type=int, default=200)
-    parser.add_argument('--patience', type=int, default=10)
-    parser.add_argument('--batch-size', type=int, default=8192)
-    parser.add_argument('--lr', type=float, default=0.003)
-    parser.add_argument('--device', default='cpu', help='to train on')
-    parser.add_argument('--results', type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = harness.parse(parser)
     if not 0 < args.share < 1:
         parser.error(f"'--share' needs to be in (0, 1) (got {args.share})")
-    data = read_mmrec(args.data)
-    for seed in args.seeds:
-        save(args, seed, run(data, seed, args))
+    for folder in args.data:
+        dataset = harness.name_of(folder)
+        path = path_of('cold-start', dataset, args.results)
+        for seed in args.seeds:
+            if args.keep and any(
+                x['seed'] == seed and 'form' not in x for x in read(path)
+            ):
+                continue
+            for label, record in run(args, folder, seed).items():
+                label = harness.with_tag(label, args.tag)
+                about = {'dataset': dataset, 'model': label, 'seed': seed}
+                harness.keep(args, 'cold-start', {**about, **record})
+                print(*about.values(), record['test'], flush=True)
 
 
 def run(
-    data: HeteroData, seed: int, args: argparse.Namespace
-) -> dict[str, object]:
+    args: argparse.Namespace, folder: str | None, seed: int
+) -> dict[str, Record]:
     """One draw of the cold items: trains, attaches, and ranks."""
     seed_everything(seed)
-    part = split(data, args.share)
-    transform = T.BuildDualGraph()
-    warm = transform(part.warm)
-    model, epoch = train(copy.copy(warm).to(args.device), args)
-    whole = T.attach_items(warm, part.features, transform)
-    result = {
-        'epoch': epoch,
-        'cold_items': part_sizes(part),
-        'cold': rank_cold(model, warm, whole, part),
-        'warm': rank_warm(model, warm, whole),
+    part, build = (
+        split(harness.read(folder, seed), args.share),
+        T.BuildDualGraph(),
+    )
+    warm = build(part.warm)
+    setting = harness.parse_setting(args.set)
+    model, record = harness.train(
+        MODELS['crane'], copy.copy(warm).to(args.device), seed, setting
+    )
+    whole = T.attach_items(warm, part.features, build)
+    out = rank(model.cpu(), warm, whole, part)
+    return {
+        name: {**about, **record} if name.startswith('crane') else about
+        for name, about in out.items()
     }
-    print(json.dumps(result, indent=1), flush=True)
-    return result
 
 
 def split(data: HeteroData, share: float) -> Split:
@@ -109,13 +106,79 @@ def split(data: HeteroData, share: float) -> Split:
         user, item = pairs[0], place[pairs[1]]
         keep = item < num_warm
         warm[RATES][key] = torch.stack([user[keep], item[keep]])
-        cold[key] = torch.stack([user[~keep], item[~keep] - num_warm])
+        cold[key] = torch.stack([user[~keep], item[~keep]])
     known = torch.zeros(data['user'].num_nodes, dtype=torch.bool)
     known[warm[RATES].edge_index[0]] = True
     cold = {key: pairs[:, known[pairs[0]]] for key, pairs in cold.items()}
     test = [cold['edge_index'], cold['test_edge_label_index']]
     valid = cold['val_edge_label_index']
     return Split(warm, features, valid, torch.cat(test, dim=1))
+
+
+@torch.no_grad()
+def rank(
+    model: CRANE, warm: HeteroData, whole: HeteroData, part: Split
+) -> dict[str, Record]:
+    """All rankings, each at what did best on the validation pairs."""
+    num_warm, num_items = warm['item'].num_nodes, whole['item'].num_nodes
+    cold = torch.arange(num_warm, num_items)
+    near = content_similarity(warm, part.features)
+    user, item = harness.embed(model, warm)
+    extended = model.extend(whole)
+    size = (warm['user'].num_nodes, num_items)
+
+    def crane(share: float | None = None) -> Ranker:
+        if share is not None:
+            extended.neighbor_share = share
+        embs = harness.embed(extended, whole)
+        return Ranker.fit(whole, *embs, relations=(), candidates=cold)
+
+    def blend() -> Ranker:
+        return Ranker.fit(
+            whole,
+            *harness.embed(extended, whole),
+            relations=['similar_to', 'refined'],
+            edge_label_index=part.valid,
+            candidates=cold,
+        )
+
+    def content(k: int) -> Ranker:
+        graph = {'content': edges(top(near, k), num_warm)}
+        history = whole[RATES].edge_index
+        return Ranker(Neighborhood(history, graph, size), candidates=cold)
+
+    def mean_of_neighbors(k: int) -> Ranker:
+        embs = user, torch.cat([item, mean_of(top(near, k), item)])
+        return Ranker.fit(whole, *embs, relations=(), candidates=cold)
+
+    options: dict[str, tuple[Callable[..., Ranker], list]] = {
+        'crane': (lambda _: crane(), [extended.neighbor_share]),
+        'crane + ranker': (lambda _: blend(), [None]),
+        'crane, features alone': (crane, [0.0]),
+        'content-knn': (content, NEIGHBORS),
+        'mean-of-neighbors': (mean_of_neighbors, NEIGHBORS),
+    }
+    sizes = part_sizes(part)
+    return {
+        name: {**choose(*option, part), 'cold_items': sizes}
+        for name, option in options.items()
+    }
+
+
+def choose(make: Callable[..., Ranker], options: list, part: Split) -> Record:
+    """Tests the ranking that is best in Recall@20 on the validation pairs."""
+    rankers = {option: make(option) for option in options}
+    valid = {
+        option: ranker.evaluate(part.valid)['recall@20']
+        for option, ranker in rankers.items()
+        if len(options) > 1
+    }
+    best = max(valid, key=valid.__getitem__) if valid else options[0]
+    test = rankers[best].evaluate(part.test)
+    return {
+        'chosen': best,
+        'test': {key: round(value, 6) for key, value in test.items()},
+    }
 
 
 def part_sizes(part: Split) -> dict[str, int]:
@@ -126,127 +189,6 @@ def part_sizes(part: Split) -> dict[str, int]:
         'test pairs': part.test.size(1),
         'test users': part.test[0].unique().numel(),
     }
-
-
-def train(data: HeteroData, args: argparse.Namespace) -> tuple[CRANE, int]:
-    """Trains on the warm items; returns the best epoch and its model."""
-    pairs = data[RATES].val_edge_label_index
-    model = MODELS['crane'](data).to(pairs.device)
-    best, best_recall, best_epoch = None, -1.0, 0
-    for epoch, _ in accuracy.epochs(model, data, args):
-        recall = rank_all(model.model, data, pairs)['recall@20']
-        print(f'{epoch} {recall:.4f}', flush=True)
-        if recall > best_recall:
-            best = copy.deepcopy(model.model)
-            best_recall, best_epoch = recall, epoch
-        if epoch - best_epoch >= args.patience:
-            break
-    return best.cpu(), best_epoch
-
-
-@torch.no_grad()
-def rank_all(
-    model: CRANE,
-    data: HeteroData,
-    pairs: Tensor,
-    candidates: Tensor | None = None,
-) -> dict[str, float]:
-    """Ranks all items, or the candidates, but those of training."""
-    out = model.eval()(data)
-    seen = data[RATES].edge_index
-    near = model.neighborhood(data, out)
-    return evaluate(
-        *out[:2], pairs, seen, neighbors=near, candidates=candidates
-    )
-
-
-def rank_warm(
-    model: CRANE, warm: HeteroData, whole: HeteroData
-) -> dict[str, dict[str, float]]:
-    """The warm items, before and after the cold ones are attached."""
-    pairs = warm[RATES].test_edge_label_index
-    items = torch.arange(warm['item'].num_nodes)
-    extended = model.extend(whole)
-    return {
-        'before': rank_all(model, warm, pairs),
-        'after': rank_all(extended, whole, pairs, items),
-        'after, among all items': rank_all(extended, whole, pairs),
-    }
-
-
-@torch.no_grad()
-def rank_cold(
-    model: CRANE, warm: HeteroData, whole: HeteroData, part: Split
-) -> dict[str, dict[str, object]]:
-    """All rankings, each at what did best on the validation pairs."""
-    size = (warm['user'].num_nodes, next(iter(part.features.values())).size(0))
-    near = content_similarity(warm, part.features)
-    user, item = model.eval()(warm)[:2]
-    history = history_matrix(warm)
-    groups: dict[str, dict[object, Score]] = {
-        'crane': (crane := crane_scores(model, whole)),
-        'crane, defaults': {DEFAULTS: crane[DEFAULTS]},
-        'content-knn': {
-            k: content_score(history, top(near, k)) for k in NEIGHBORS
-        },
-        'mean-of-neighbors': {
-            k: product_score(user, mean_of(top(near, k), item))
-            for k in NEIGHBORS
-        },
-        'random': {None: lambda users: torch.rand(users.numel(), size[1])},
-    }
-    return {name: choose(scores, size, part) for name, scores in groups.items()}
-
-
-def choose(
-    scores: dict[object, Score], size: tuple[int, int], part: Split
-) -> dict[str, object]:
-    """Tests the ranking that is best in Recall@20 on the validation pairs."""
-    valid = {
-        option: evaluate_scores(blocks(score, part.valid), size, part.valid)
-        for option, score in scores.items()
-    }
-    best = max(valid, key=lambda option: valid[option]['recall@20'])
-    score = scores[best]
-    return {
-        'chosen': best,
-        'valid': {str(key): m['recall@20'] for key, m in valid.items()},
-        'test': evaluate_scores(blocks(score, part.test), size, part.test),
-    }
-
-
-def blocks(score: Score, pairs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Scores the users of the pairs, some at a time."""
-    for users in pairs[0].unique().split(1024):
-        yield users, score(users)
-
-
-def crane_scores(model: CRANE, whole: HeteroData) -> dict[object, Score]:
-    """CRANE, by the share of the neighbors and the weight of neighborhoods."""
-    scores = {}
-    extended = model.extend(whole)
-    for share in SHARES:
-        extended.neighbor_share = share
-        out = extended(whole)
-        neighbors = extended.neighborhood(whole, out)
-        for scale in SCALES:
-            scores[share, scale] = partial(
-                crane_score, out, neighbors, scale, model.num_items
-            )
-    return scores
-
-
-def crane_score(
-    out: CRANEOutput,
-    neighbors: Neighborhood,
-    scale: float,
-    num_warm: int,
-    users: Tensor,
-) -> Tensor:
-    """Inner products with cold items, and their neighborhood."""
-    near = torch.zeros(users.numel(), out.item.size(0))
-    near = neighbors.add_to(near, users)[:, num_warm:]
-    return out.user[users] @ out.item[num_warm:].t() + scale * near
 
 
 def content_similarity(warm: HeteroData, features: dict[str, Tensor]) -> Tensor:
@@ -263,50 +205,46 @@ def top(near: Tensor, k: int) -> Tensor:
     """Keeps the most similar warm items of each cold one."""
     k = min(k, near.size(1))
     value, index = near.clamp(min=0).topk(k, dim=1)
-    return torch.zeros_like(near).scatter_(1, index, value).to_sparse_csr()
+    return torch.zeros_like(near).scatter_(1, index, value)
+
+
+def edges(near: Tensor, num_warm: int) -> tuple[Tensor, Tensor]:
+    """The similarities as edges from warm items to cold ones."""
+    cold, warm = near.nonzero().t()
+    return torch.stack([warm, cold + num_warm]), near[cold, warm]
 
 
 def mean_of(near: Tensor, item: Tensor) -> Tensor:
     """The mean of the neighbors' embeddings, weighted by similarity."""
-    total = (near @ torch.ones(near.size(1), 1)).clamp(min=1e-12)
+    total = near.sum(dim=1, keepdim=True).clamp(min=1e-12)
     return (near @ item) / total
 
 
-def history_matrix(warm: HeteroData) -> Tensor:
-    """The training items of every user."""
-    pairs = warm[RATES].edge_index
-    size = (warm['user'].num_nodes, warm['item'].num_nodes)
-    value = torch.ones(pairs.size(1))
-    return torch.sparse_coo_tensor(pairs, value, size).coalesce()
+def table(datasets: dict[str, list[Record]], titles: dict[str, str]) -> str:
+    """A row for each ranking, a column for each data set."""
+    labels = dict.fromkeys(
+        x['model'] for runs in datasets.values() for x in runs
+    )
+    rows = []
+    for label in labels:
+        cells = [cell(runs, label) for runs in datasets.values()]
+        rows.append([label, *cells])
+    names = [titles.get(name, name) for name in datasets]
+    return grid(['Recall@20 / NDCG@20 of cold items', *names], rows)
 
 
-def content_score(history: Tensor, near: Tensor) -> Score:
-    """Sums the similarities to the items that a user had."""
-    near = near.to_dense().t().contiguous()
-    return lambda users: history.index_select(0, users) @ near
-
-
-def product_score(user: Tensor, item: Tensor) -> Score:
-    """Inner products."""
-    return lambda users: user[users] @ item.t()
-
-
-def save(
-    args: argparse.Namespace, seed: int, result: dict[str, object]
-) -> None:
-    """Writes one result with all that is needed to repeat it."""
-    dataset = Path(args.data).resolve().name
-    keys = ('share', 'epochs', 'patience', 'batch_size', 'lr')
-    record = {
-        'dataset': dataset,
-        'seed': seed,
-        **result,
-        'arguments': {key: getattr(args, key) for key in keys},
-        **provenance(args.device),
-    }
-    args.results.mkdir(parents=True, exist_ok=True)
-    with replacing(args.results / f'{dataset}-{seed}.json') as temp:
-        temp.write_text(json.dumps(record, indent=1) + '\n')
+def cell(records: list[Record], label: str) -> str:
+    """Mean and standard deviation over the seeds of both metrics."""
+    found = [x for x in records if x['model'] == label]
+    parts = []
+    for metric in ('recall@20', 'ndcg@20'):
+        values = [x['test'][metric] for x in found]
+        if not values:
+            return '-'
+        spread = f' ± {stdev(values):.4f}' if len(values) > 1 else ''
+        parts.append(f'{mean(values):.4f}{spread}'.replace('0.', '.'))
+    earlier = ' (earlier form)' if any('form' in x for x in found) else ''
+    return ' / '.join(parts) + earlier
 
 
 if __name__ == '__main__':

@@ -69,13 +69,16 @@ def name_of(folder: str | None) -> str:
     return 'fake' if folder is None else Path(folder).resolve().name
 
 
-def load(folder: str | None, seed: int = 0, device: str = 'cpu') -> HeteroData:
+def read(folder: str | None, seed: int = 0) -> HeteroData:
     """Reads the data; fake data are other ones for each seed."""
     if folder is None:
-        data = FakeMultimodalDataset(seed=seed)[0]
-    else:
-        data = read_mmrec(folder)
-    return T.BuildDualGraph()(data).to(device)
+        return FakeMultimodalDataset(seed=seed)[0]
+    return read_mmrec(folder)
+
+
+def load(folder: str | None, seed: int = 0, device: str = 'cpu') -> HeteroData:
+    """Reads the data, and builds their graphs."""
+    return T.BuildDualGraph()(read(folder, seed)).to(device)
 
 
 def parse_setting(assignments: list[str]) -> Setting:

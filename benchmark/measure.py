@@ -6,7 +6,6 @@ python benchmark/measure.py --write  # and put them into docs/
 
 import argparse
 import ctypes
-import json
 import math
 import os
 import time
@@ -15,19 +14,18 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from layout import grid, replace_between
 from provenance import provenance
-from readme import replace_between
+from records import put, read
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
-from crane_pyg._files import replacing
 from crane_pyg.training import sample_negatives
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / 'docs' / 'speed.md'
-RESULTS = FOLDER / 'results' / 'speed'
-BEGIN, END = '<!-- speed:begin -->', '<!-- speed:end -->'
+RESULTS, FILE = FOLDER / 'results' / 'speed', 'speed.jsonl'
 SPORTS = (35_598, 18_357, 218_409)  # Users, items, training pairs.
 Row = dict[str, object]
 
@@ -38,13 +36,13 @@ def main() -> None:
     parser.add_argument('--write', action='store_true')
     parser.add_argument('--results', type=Path, default=RESULTS)
     args = parser.parse_args()
+    found = {x['table']: x for x in read(args.results / FILE)}
     names = ('speed', 'memory', 'scaling', 'gpu')
-    files = [args.results / f'{name}.json' for name in names]
-    records = [json.loads(f.read_text()) for f in files if f.exists()]
+    records = [found[name] for name in names if name in found]
     text = '\n\n'.join(table(record) for record in records)
     print(text)
     if args.write:
-        replace_between(PAGE, BEGIN, END, text)
+        replace_between(PAGE, 'speed', text)
 
 
 def get_parser(doc: str | None) -> argparse.ArgumentParser:
@@ -95,24 +93,20 @@ def row(
 
 def table(record: dict[str, object]) -> str:
     """The table of one script."""
-    lines = [
-        '| what | measured | target | met | |',
-        '| --- | --- | --- | --- | --- |',
-    ]
+    rows = []
     for line in record['rows']:
         met, target = '-', '-'
         if line['target'] is not None:
             target = f'{line["target"]:.3g} {line["unit"]}'
             met = 'yes' if line['value'] <= line['target'] else '**missed**'
         value = f'{line["value"]:.3g} {line["unit"]}'
-        cells = [line['name'], value, target, met, line['detail']]
-        lines.append(f'| {" | ".join(cells)} |')
+        rows.append([line['name'], value, target, met, line['detail']])
     facts = ['revision', 'date', 'device', 'threads', 'load']
     facts += ['torch', 'torch_geometric']
     parts = [f'{key} {record[key]}' for key in facts if key in record]
     parts += [f'`{key}={value}`' for key, value in record['malloc'].items()]
     text = '; '.join([*parts, record['note']] if record['note'] else parts)
-    body = '\n'.join(lines)
+    body = grid(['what', 'measured', 'target', 'met', ''], rows)
     return f'**{record["title"]}**\n\n{body}\n\n<sub>{text}</sub>'
 
 
@@ -122,6 +116,7 @@ def save(
     """Keeps the rows with all that is needed to repeat them, and prints."""
     origin = provenance(vars(args).get('device', 'cpu'))
     record = {
+        'table': name,
         'title': title,
         'rows': rows,
         **origin.pop('versions'),
@@ -136,32 +131,8 @@ def save(
         },
         'note': args.note,
     }
-    args.results.mkdir(parents=True, exist_ok=True)
-    with replacing(args.results / f'{name}.json') as temp:
-        temp.write_text(json.dumps(record, indent=1) + '\n')
-    if any(line['target'] is not None for line in rows):
-        draw(args.results / f'{name}.png', title, rows)
+    put(args.results / FILE, record, ('table',))
     print(table(record))
-
-
-def draw(path: Path, title: str, rows: list[Row]) -> None:
-    """A bar for each target: how many times it the figure is."""
-    from matplotlib.figure import Figure  # Of use for pictures only.
-
-    rows = [line for line in rows if line['target'] is not None][::-1]
-    figure = Figure(figsize=(10, 1.2 + 0.35 * len(rows)), layout='constrained')
-    axis = figure.add_subplot()
-    ratios = [line['value'] / line['target'] for line in rows]
-    colors = ['#0072b2' if ratio <= 1 else '#d55e00' for ratio in ratios]
-    names = [line['name'].replace('`', '') for line in rows]
-    bars = axis.barh(names, ratios, color=colors)
-    axis.bar_label(bars, [f'{ratio:.2f}' for ratio in ratios], padding=3)
-    axis.axvline(1, color='black')
-    axis.set_xlim(0, 1.15 * max(*ratios, 1))
-    axis.set_xlabel('measured / target: blue is met, red is missed')
-    figure.suptitle(title)
-    with replacing(path) as temp, temp.open('wb') as file:
-        figure.savefig(file, format='png')
 
 
 def fake_graph(

@@ -1,7 +1,6 @@
 r"""Strips items of their modalities, and shows what that costs each model.
 
-python benchmark/missing.py --data path/to/folder  # run what is missing, show
-python benchmark/missing.py --write                # show what there is
+python benchmark/missing.py --data FOLDER [FOLDER ...]
 
 A share of the items, drawn by the seed, is stripped: every other one of them of
 all its modalities, the rest of one, drawn as well. Their graphs are built, and
@@ -11,65 +10,63 @@ smaller one. LightGCN reads no features, and is trained once.
 
 import argparse
 import copy
-import json
-from functools import cache, partial
-from pathlib import Path
 from statistics import mean
 
-import accuracy
+import harness
 import torch
-from matplotlib.figure import Figure
-from provenance import describe
-from readme import replace_between
+from layout import grid
+from models import MODELS
+from records import Record, find, path_of, read
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
-from crane_pyg._files import replacing
-from crane_pyg.datasets import read_mmrec
 
-FOLDER = Path(__file__).parent
-PAGE = FOLDER.parent / 'docs' / 'results.md'
-RESULTS = FOLDER / 'results' / 'missing'
-BEGIN, END = '<!-- missing:begin -->', '<!-- missing:end -->'
 SHARES = [0.0, 0.1, 0.3, 0.5, 0.7, 0.9]
-MODELS = ['crane', 'freedom-same-recipe', 'lightgcn-same-recipe']
-WITHOUT_FEATURES = {'lightgcn-same-recipe'}
-Recalls = dict[str, dict[float, list[float]]]
+NAMES = ['crane', 'freedom-same-recipe', 'lightgcn-same-recipe']
+WITHOUT_FEATURES = 'lightgcn-same-recipe'
+KEYS = ('model', 'share', 'seed')
 
 
 def main() -> None:
-    """Runs what has no result yet, and shows all results."""
+    """Trains every model on what each share leaves."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    accuracy.add_options(parser, RESULTS, patience=5)
-    parser.add_argument('--models', nargs='+', default=MODELS)
+    harness.add_options(parser)
+    parser.add_argument('--models', nargs='+', default=NAMES)
     parser.add_argument('--shares', nargs='+', type=float, default=SHARES)
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
-    parser.add_argument('--write', action='store_true')
-    args = parser.parse_args()
-    if args.data is not None:
-        run(args)
-    show(args.results, args.write)
+    args = harness.parse(parser)
+    for folder in args.data:
+        for seed in args.seeds:
+            data = harness.read(folder, seed)
+            for share in args.shares:
+                run(args, harness.name_of(folder), data, seed, share)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Trains every model on what each share leaves, unless it was before."""
-    data = read_mmrec(args.data)
-    for seed in args.seeds:
-        for share in args.shares:
-            graphs = cache(partial(build, data, share, seed, args.device))
-            for model in args.models:
-                if model in WITHOUT_FEATURES and share > 0:
-                    continue
-                name = f'{model}-{share}'
-                accuracy.complete(args, model, name, graphs, seed, share=share)
-
-
-def build(data: HeteroData, share: float, seed: int, device: str) -> HeteroData:
-    """The graphs of what is left of the items."""
-    return T.BuildDualGraph()(strip(data, share, seed)).to(device)
+def run(
+    args: argparse.Namespace,
+    dataset: str,
+    data: HeteroData,
+    seed: int,
+    share: float,
+) -> None:
+    """Trains all models on what one share leaves."""
+    data = T.BuildDualGraph()(strip(data, share, seed)).to(args.device)
+    path = path_of('missing', dataset, args.results)
+    for name in args.models:
+        label = harness.with_tag(name, args.tag)
+        about = {'model': label, 'share': share, 'seed': seed}
+        if name == WITHOUT_FEATURES and share > 0:
+            continue
+        if args.keep and find(read(path), **about) is not None:
+            continue
+        setting = harness.parse_setting(args.set)
+        model, record = harness.train(MODELS[name], data, seed, setting)
+        scores = harness.score(data, *harness.embed(model, data))
+        record = {'dataset': dataset, **about, **scores, **record}
+        harness.keep(args, 'missing', record, KEYS)
+        print(*about.values(), record['test'], flush=True)
 
 
 def strip(data: HeteroData, share: float, seed: int) -> HeteroData:
@@ -91,70 +88,35 @@ def strip(data: HeteroData, share: float, seed: int) -> HeteroData:
     return data
 
 
-def show(results: Path, write: bool) -> None:
-    """Prints and draws the results of each data set."""
-    records = [
-        json.loads(f.read_text()) for f in sorted(results.glob('*.json'))
+def table(datasets: dict[str, list[Record]], titles: dict[str, str]) -> str:
+    """Recall@20 alone: a line for each model and data set, a column for each
+    share.
+    """
+    records = [x for runs in datasets.values() for x in runs]
+    shares = sorted({record['share'] for record in records})
+    rows = []
+    for name, runs in datasets.items():
+        for model in dict.fromkeys(run['model'] for run in runs):
+            found = [run for run in runs if run['model'] == model]
+            label = f'{titles.get(name, name)}, {model}'
+            if any('form' in run for run in found):
+                label += ' (earlier form)'
+            cells = [cell(found, share) for share in shares]
+            if model == WITHOUT_FEATURES:
+                cells = [cells[0]] * len(shares)
+            rows.append([label, *cells])
+    head = ['Recall@20 by share of stripped items']
+    return grid([*head, *(f'{share:.0%}' for share in shares)], rows)
+
+
+def cell(runs: list[Record], share: float) -> str:
+    """The mean over seeds."""
+    found = [
+        run['test']['alone']['recall@20']
+        for run in runs
+        if run['share'] == share
     ]
-    texts = []
-    for dataset in sorted({record['dataset'] for record in records}):
-        runs = [record for record in records if record['dataset'] == dataset]
-        recalls = collect(runs)
-        draw(results / f'{dataset}.png', dataset, recalls)
-        texts.append(table(dataset, recalls, runs))
-    print(text := '\n\n'.join(texts))
-    if write:
-        replace_between(PAGE, BEGIN, END, text)
-
-
-def collect(runs: list[dict]) -> Recalls:
-    """Recall@20 on the test pairs, by the model and the share."""
-    out: Recalls = {}
-    for record in runs:
-        name, share = record['model'].rsplit('-', 1)[0], record['share']
-        by_share = out.setdefault(name, {})
-        by_share.setdefault(share, []).append(record['test']['recall@20'])
-    for name in WITHOUT_FEATURES & out.keys():
-        out[name] = dict.fromkeys(out['crane'], out[name][0.0])
-    return out
-
-
-def table(dataset: str, recalls: Recalls, runs: list[dict]) -> str:
-    """A line for each model, a column for each share."""
-    shares = sorted({share for values in recalls.values() for share in values})
-    seeds = ', '.join(map(str, sorted({run['seed'] for run in runs})))
-    lines = [
-        f'**{dataset}**, Recall@20 by the share of stripped items, '
-        f'seed {seeds}',
-        '',
-        f'| | {" | ".join(f"{share:.0%}" for share in shares)} |',
-        f'| --- |{" --- |" * len(shares)}',
-    ]
-    for name, values in recalls.items():
-        cells = [
-            f'{mean(values[share]):.4f}' if share in values else '-'
-            for share in shares
-        ]
-        lines.append(f'| {name} | {" | ".join(cells)} |')
-    return '\n'.join([*lines, '', describe(runs)])
-
-
-def draw(path: Path, dataset: str, recalls: Recalls) -> None:
-    """A curve for each model."""
-    figure = Figure(figsize=(6, 4), layout='constrained')
-    axis = figure.add_subplot()
-    for name, values in recalls.items():
-        shares = sorted(values)
-        percent = [100 * share for share in shares]
-        line = [mean(values[share]) for share in shares]
-        axis.plot(percent, line, marker='o', label=name)
-    axis.set_xlabel('items stripped of one or all modalities, %')
-    axis.set_ylabel('Recall@20 on the test pairs')
-    axis.set_ylim(bottom=0)
-    axis.set_title(dataset)
-    axis.legend()
-    with replacing(path) as temp, temp.open('wb') as file:
-        figure.savefig(file, format='png', dpi=150)
+    return f'{mean(found):.4f}'[1:] if found else '-'
 
 
 if __name__ == '__main__':

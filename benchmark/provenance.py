@@ -43,8 +43,15 @@ def describe(runs: list[dict]) -> str:
             for name in ('torch', 'torch_geometric', 'numpy')
         },
     }
-    parts = [f'{key} {", ".join(sorted(v))}' for key, v in facts.items()]
+    parts = [f'{key} {brief(sorted(v))}' for key, v in facts.items()]
     return f'<sub>{"; ".join(parts)}</sub>'
+
+
+def brief(values: list[str]) -> str:
+    """Some values, or the first and the last of many."""
+    if len(values) > 4:
+        return f'{values[0]} ... {values[-1]} ({len(values)})'
+    return ', '.join(values)
 
 
 def name_of(device: str) -> str:

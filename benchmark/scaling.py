@@ -9,7 +9,6 @@ propagation runs over random neighbors at every size.
 
 import argparse
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -24,10 +23,10 @@ from measure import (
     set_features,
     slope,
 )
+from speed import take_step
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
-from crane_pyg._files import replacing
 from crane_pyg.nn import CRANE
 from crane_pyg.transforms.dual_graph import set_user_item_graph
 
@@ -63,7 +62,6 @@ def main() -> None:
     sizes = f'{args.sizes[0]:,} to {args.sizes[-1]:,}'
     title = f'Exponents of the cost, {sizes} interactions (fake data)'
     save(args, 'scaling', title, rows)
-    draw(args.results / 'scaling.png', costs)
 
 
 def measure(num_pairs: int, args: argparse.Namespace) -> dict[str, float]:
@@ -111,10 +109,8 @@ def train(data: HeteroData, args: argparse.Namespace) -> dict[str, float]:
         epoch_data, pairs, negatives = prepare_epoch(data)
         middle = time.perf_counter()
         index = torch.randperm(pairs.size(1))[:BATCH_SIZE]
-        optimizer.zero_grad()
-        out = model(epoch_data)
-        model.loss(out, *pairs[:, index], negatives[index]).backward()
-        optimizer.step()
+        batch = (*pairs[:, index], negatives[index])
+        take_step(model, optimizer, epoch_data, batch)
         steps.append(time.perf_counter() - middle)
         epochs.append(middle - begin)
     return {
@@ -122,20 +118,6 @@ def train(data: HeteroData, args: argparse.Namespace) -> dict[str, float]:
         'sampling and edge dropping of an epoch, s': median(epochs[1:]),
         'memory of training, GB': (memory('VmHWM') - before) / 1e9,
     }
-
-
-def draw(path: Path, costs: dict[str, dict[int, float]]) -> None:
-    """All costs over the size, on logarithmic axes."""
-    from matplotlib.figure import Figure  # Of use for pictures only.
-
-    figure = Figure(figsize=(7, 5), layout='constrained')
-    axis = figure.add_subplot()
-    for name, values in costs.items():
-        axis.loglog(list(values), list(values.values()), 'o-', label=name)
-    axis.set_xlabel('interactions')
-    axis.legend()
-    with replacing(path) as temp, temp.open('wb') as file:
-        figure.savefig(file, format='png')
 
 
 if __name__ == '__main__':

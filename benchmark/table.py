@@ -1,212 +1,238 @@
-r"""Writes the tables of results from `benchmark/results/*.json`.
+r"""Writes the tables of results from the lines under `benchmark/results/`.
 
 python benchmark/table.py          # print
 python benchmark/table.py --write  # and put them into README and docs
 """
 
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 
-import numpy
+import ablation
+import cold_start
+import missing
+from accuracy import REFERENCES
+from layout import grid, replace_between
 from provenance import describe
-from readme import replace_between
-from scipy.stats import ttest_ind, ttest_rel
+from records import RESULTS, Record, read
+from scipy.stats import ttest_ind
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / 'docs' / 'results.md'
-BEGIN, END = '<!-- results:begin -->', '<!-- results:end -->'
 README = FOLDER.parent / 'README.md'
-SHORT_BEGIN, SHORT_END = '<!-- summary:begin -->', '<!-- summary:end -->'
-METRICS = ['recall@10', 'recall@20', 'ndcg@10', 'ndcg@20']
 TITLES = {
-    'amazon-sports': 'Amazon Sports (LATTICE split; features reconstructed '
-    'from published neighbor graphs)',
-    'tiktok': 'TikTok (visual and acoustic features)',
-    'fake': '`FakeMultimodalDataset` (another draw of the data per seed)',
+    'amazon-sports': 'Amazon Sports',
+    'tiktok': 'TikTok',
+    'lastfm2k': 'Last.fm',
+    'xwines': 'X-Wines',
+    'fake': 'fake data',
 }
+METRICS = ('recall@20', 'ndcg@20')
+OURS = ('all-relations',)  # Our ranker without a model.
+KINDS = {'alone': '{}', 'ranker': '{} + ranker'}
+Runs = dict[str, dict[str, list[Record]]]  # By model and data set.
 
 
 def main() -> None:
     """Prints the tables, and writes them where asked to."""
     parser = argparse.ArgumentParser()
     parser.add_argument('--write', action='store_true')
-    parser.add_argument('--results', type=Path, default=FOLDER / 'results')
+    parser.add_argument('--results', type=Path, default=RESULTS)
     args = parser.parse_args()
-    records = [load(path) for path in args.results.glob('*.json')]
-    text, short = tables(records), summary(records)
-    print(text, short, sep='\n\n')
-    if args.write:
-        replace_between(PAGE, BEGIN, END, text)
-        replace_between(README, SHORT_BEGIN, SHORT_END, short)
-
-
-def load(path: Path) -> dict:
-    """One result, with the metrics of each user where they are kept."""
-    record = json.loads(path.read_text())
-    users = path.with_suffix('.npz')
-    if users.exists():
-        with numpy.load(users, allow_pickle=False) as file:
-            record['users'] = {
-                key: file[key].astype(numpy.float64) for key in file.files
-            }
-    return record
-
-
-def group(records: list[dict]) -> dict[str, dict[str, list[dict]]]:
-    """The runs of each model on each data set."""
-    groups = defaultdict(lambda: defaultdict(list))
-    for record in sorted(records, key=lambda run: str(run['seed'])):
-        groups[record['dataset']][record['model']].append(record)
-    known = [name for name in TITLES if name in groups]
-    others = sorted(groups.keys() - TITLES.keys())
-    return {name: groups[name] for name in [*known, *others]}
-
-
-def tables(records: list[dict]) -> str:
-    """One table per data set, best model last."""
-    return '\n\n'.join(
-        table(TITLES.get(name, name), models)
-        for name, models in group(records).items()
-    )
-
-
-def summary(records: list[dict]) -> str:
-    """One table of what was trained on real data sets."""
-    groups = group(records)
-    groups.pop('fake', None)
-    titles = {name: TITLES.get(name, name).split(' (')[0] for name in groups}
-    header = ['test pairs']
-    for title in titles.values():
-        header += [f'{title}, recall@20', 'ndcg@20']
-    rows = [' | '.join(header), ' | '.join(['---'] * len(header))]
-    # By the recall on the first data set that a model was trained on:
-    ranks = {
-        name: score(runs, 'recall@20')
-        for models in reversed(groups.values())
-        for name, runs in models.items()
-        if 'seconds' in runs[0] and 'all-pairs' not in name
-    }
-    for name in sorted(ranks, key=ranks.__getitem__):
-        cells = [
-            cell([run['test'][metric] for run in models.get(name, [])])
-            for models in groups.values()
-            for metric in ('recall@20', 'ndcg@20')
-        ]
-        rows.append(' | '.join([name, *cells]))
-    parts = ['\n'.join(f'| {row} |' for row in rows)]
-    for name, models in groups.items():
-        if text := versus(models):
-            parts.append(f'{titles[name]}: {text}')
-    return '\n\n'.join(parts)
-
-
-def table(title: str, models: dict[str, list[dict]]) -> str:
-    """The table of one data set."""
-    rows = sorted(models.items(), key=lambda kv: score(kv[1], 'recall@20'))
-    header = ['model', 'seeds', *METRICS, 'best epoch', 'CPU, s']
-    lines = [' | '.join(header), ' | '.join(['---'] * len(header))]
-    for name, runs in rows:
-        cells = [
-            cell([run['test'][metric] for run in runs]) for metric in METRICS
-        ]
-        trained = 'seconds' in runs[0]
-        seeds = epochs = '-'
-        if runs[0]['seed'] is not None:
-            seeds = ', '.join(str(run['seed']) for run in runs)
-        if trained:
-            epochs = ', '.join(str(run['epoch']) for run in runs)
-        seconds = training_time(runs)
-        lines.append(' | '.join([name, seeds, *cells, epochs, seconds]))
-    body = '\n'.join(f'| {line} |' for line in lines)
-    parts = [f'**{title}**', body, versus(models)]
-    parts.append(describe([run for runs in models.values() for run in runs]))
-    return '\n\n'.join(filter(None, parts))
-
-
-def training_time(runs: list[dict]) -> str:
-    """The mean seconds of those runs that were trained on a CPU."""
-    seconds = [
-        run['seconds']
-        for run in runs
-        if 'seconds' in run and run.get('device', 'cpu') == 'cpu'
-    ]
-    return f'{mean(seconds):.0f}' if seconds else '-'
-
-
-def versus(models: dict[str, list[dict]]) -> str:
-    """CRANE against the best peers: one that has no part of it, and one that
-    has its neighborhood.
-    """
-    if 'crane' not in models:
-        return ''
-    trained = [
-        name
-        for name, runs in models.items()
-        if not name.startswith('crane') and 'seconds' in runs[0]
-    ]
-    has = [name for name in trained if '-neighborhood' in name]
-    lacks = [name for name in trained if name not in has]
-    return ' '.join(
-        compare(models, names, kind, metric)
-        for names, kind in [
-            (lacks, 'without a part of it'),
-            (has, 'with its neighborhood'),
-        ]
-        for metric in ('recall', 'ndcg')
-        if len(names) > 0
-    )
-
-
-def compare(
-    models: dict[str, list[dict]], peers: list[str], kind: str, metric: str
-) -> str:
-    """What CRANE gains on the best of some peers, tested by user."""
-    key = f'{metric}@20'
-    peer = max(peers, key=lambda name: score(models[name], key))
-    pair = [models['crane'], models[peer]]
-    ours, theirs = (score(runs, key) for runs in pair)
-    return (
-        f'{key} of *crane* is {ours / theirs - 1:+.1%} against *{peer}*, the '
-        f'best peer {kind} ({significance(*pair, metric)}).'
-    )
-
-
-def significance(ours: list[dict], theirs: list[dict], metric: str) -> str:
-    """The p of a paired t-test over users, of means over seeds, and of a t-test
-    over seeds: Welch's, or a paired one where each seed has data of its own.
-    """
-    pair, values = (ours, theirs), []
-    if all('users' in run for runs in pair for run in runs):
-        x, y = (
-            numpy.mean([run['users'][metric] for run in runs], axis=0)
-            for runs in pair
+    runs = {
+        question: by_dataset(args.results / question)
+        for question in (
+            'accuracy',
+            'tuning',
+            'ablation',
+            'cold-start',
+            'missing',
         )
-        p = ttest_rel(x, y).pvalue
-        values.append(f'p = {p:.1g} over {x.size:,} users')
-    if min(len(runs) for runs in pair) > 1:
-        x, y = ([run['test'][f'{metric}@20'] for run in runs] for runs in pair)
-        if ours[0]['dataset'] == 'fake':
-            p = ttest_rel(x, y).pvalue
-        else:
-            p = ttest_ind(x, y, equal_var=False).pvalue
-        values.append(f'p = {p:.1g} over seeds')
-    return ', '.join(values) or 'not tested'
+    }
+    texts = {
+        'results': accuracy(runs['accuracy']),
+        'tuning': tuning(runs['tuning']),
+        'ablation': ablation.table(runs['ablation'], runs['accuracy'], TITLES),
+        'cold-start': cold_start.table(runs['cold-start'], TITLES),
+        'missing': missing.table(runs['missing'], TITLES),
+    }
+    short = summary(runs['accuracy'])
+    print(*texts.values(), short, sep='\n\n')
+    if args.write:
+        for name, text in texts.items():
+            replace_between(PAGE, name, text)
+        replace_between(README, 'summary', short)
 
 
-def score(runs: list[dict], metric: str) -> float:
+def by_dataset(folder: Path) -> dict[str, list[Record]]:
+    """The records of a question, those of known data sets first."""
+    paths = {path.stem: path for path in sorted(folder.glob('*.jsonl'))}
+    known = [name for name in TITLES if name in paths]
+    return {
+        name: read(paths[name])
+        for name in dict.fromkeys([*known, *sorted(paths)])
+    }
+
+
+def by_model(datasets: dict[str, list[Record]]) -> Runs:
+    """The runs of each model on each data set, by the mean recall."""
+    out: Runs = defaultdict(lambda: defaultdict(list))
+    for name, records in datasets.items():
+        for record in sorted(records, key=lambda x: str(x['seed'])):
+            out[record['model']][name].append(record)
+    return dict(sorted(out.items(), key=lambda item: place(item[1], out)))
+
+
+def place(groups: dict[str, list[Record]], runs: Runs) -> float:
+    """Where a model stands: its recall by that of the most popular items, the
+    mean over data sets.
+    """
+    values = []
+    for name, records in groups.items():
+        base = runs.get('most-popular', {}).get(name)
+        least = score(base, 'recall@20') if base else 1.0
+        values.append(score(records, 'recall@20') / least)
+    return mean(values)
+
+
+def score(records: list[Record], metric: str, kind: str = 'alone') -> float:
     """The mean test score of some runs."""
-    return mean(run['test'][metric] for run in runs)
+    return mean(values(records, metric, kind))
 
 
-def cell(values: list[float]) -> str:
-    """The mean, and the standard deviation, where there are any."""
-    if len(values) == 0:
+def values(records: list[Record], metric: str, kind: str) -> list[float]:
+    """The test scores of those runs that have one."""
+    tests = [record['test'] for record in records]
+    return [test[kind][metric] for test in tests if kind in test]
+
+
+def cell(records: list[Record], kind: str) -> str:
+    """Mean and standard deviation of both metrics."""
+    parts = []
+    for metric in METRICS:
+        found = values(records, metric, kind)
+        if not found:
+            return '-'
+        spread = f' ± {stdev(found):.4f}' if len(found) > 1 else ''
+        parts.append(f'{mean(found):.4f}{spread}'.replace('0.', '.'))
+    return ' / '.join(parts)
+
+
+def accuracy(datasets: dict[str, list[Record]]) -> str:
+    """All models alone and with the ranker, the margins, and the training."""
+    runs, titles = by_model(datasets), titles_of(datasets)
+    rows, trained = [], []
+    for model, groups in runs.items():
+        for kind, label in KINDS.items():
+            cells = [cell(groups.get(name, []), kind) for name in datasets]
+            if set(cells) != {'-'}:
+                rows.append([label.format(model), *cells])
+        cells = [effort(groups.get(name, [])) for name in datasets]
+        if model not in REFERENCES:
+            trained.append([model, *cells])
+    head = ['Recall@20 / NDCG@20', *titles]
+    origin = describe([x for records in datasets.values() for x in records])
+    return '\n\n'.join(
+        [
+            grid(head, rows),
+            margins(datasets, runs),
+            grid(['seeds; best epochs; seconds a run', *titles], trained),
+            origin,
+        ]
+    )
+
+
+def titles_of(datasets: dict[str, list[Record]]) -> list[str]:
+    """The names of data sets in a table."""
+    return [TITLES.get(name, name) for name in datasets]
+
+
+def effort(records: list[Record]) -> str:
+    """Number of seeds, range of best epochs, and mean seconds on a CPU."""
+    if not records:
         return '-'
-    spread = f' ± {stdev(values):.4f}' if len(values) > 1 else ''
-    return f'{mean(values):.4f}{spread}'
+    parts = [str(len(records))]
+    epochs = [x['best_epoch'] for x in records if 'best_epoch' in x]
+    if epochs:
+        parts.append(' to '.join(map(str, sorted({min(epochs), max(epochs)}))))
+    seconds = [
+        x['seconds'] for x in records if x['device'] == 'cpu' and 'seconds' in x
+    ]
+    if seconds:
+        parts.append(f'{mean(seconds):.0f}')
+    return '; '.join(parts)
+
+
+def margins(datasets: dict[str, list[Record]], runs: Runs) -> str:
+    """What CRANE gains on the best peer, with a t-test over seeds."""
+    rows = []
+    for name in datasets:
+        for kind, label in KINDS.items():
+            cells = [gain(runs, name, kind, metric) for metric in METRICS]
+            if set(cells) != {'-'}:
+                title = TITLES.get(name, name)
+                rows.append([label.format(title), *cells])
+    if not rows:
+        return ''
+    return grid(['CRANE against the best other', *METRICS], rows)
+
+
+def gain(runs: Runs, dataset: str, kind: str, metric: str) -> str:
+    """The margin over the best other model, and Welch's p over seeds."""
+    groups = {
+        model: values(groups.get(dataset, []), metric, kind)
+        for model, groups in runs.items()
+        if model not in OURS and not model.startswith('crane-')
+    }
+    ours = groups.pop('crane', [])
+    best = max(groups, key=lambda name: mean(groups[name] or [0.0]), default='')
+    if not ours or not best or not groups[best]:
+        return '-'
+    theirs, text = groups[best], ''
+    if min(len(ours), len(theirs)) > 1:
+        p = ttest_ind(ours, theirs, equal_var=False).pvalue
+        text = f', p = {p:.1g}'
+    return f'{mean(ours) / mean(theirs) - 1:+.1%} ({best}{text})'
+
+
+def summary(datasets: dict[str, list[Record]]) -> str:
+    """Recall@20 alone and with the ranker, of the real data sets."""
+    datasets = {name: x for name, x in datasets.items() if name != 'fake'}
+    rows = []
+    for model, groups in by_model(datasets).items():
+        cells = []
+        for name in datasets:
+            found = groups.get(name, [])
+            means = [
+                f'{score(found, "recall@20", kind):.4f}'[1:]
+                for kind in KINDS
+                if values(found, 'recall@20', kind)
+            ]
+            cells.append(' → '.join(means) or '-')
+        rows.append([f'**{model}**' if model == 'crane' else model, *cells])
+    head = ['Recall@20, alone → with the ranker', *titles_of(datasets)]
+    return grid(head, rows)
+
+
+def tuning(datasets: dict[str, list[Record]]) -> str:
+    """What each model chose on the validation pairs, and out of how many."""
+    rows = []
+    for model, groups in by_model(datasets).items():
+        cells = []
+        for name in datasets:
+            found = groups.get(name, [])
+            text = '-'
+            if found:
+                best = max(
+                    found, key=lambda x: x['valid']['alone']['recall@20']
+                )
+                pairs = best['overrides'].items()
+                text = ', '.join(f'{key} {value}' for key, value in pairs)
+                text += f' (of {len(found)})'
+            cells.append(text)
+        rows.append([model, *cells])
+    return grid(['chosen', *titles_of(datasets)], rows)
 
 
 if __name__ == '__main__':
