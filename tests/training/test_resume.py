@@ -120,6 +120,13 @@ def test_resume_of_a_finished_training(data, path):
     assert equal(get_weights(model), get_weights(whole))
 
 
+def test_resume_shows_the_epochs_before(data, path, capsys):
+    run(get_model(), data, replace(RECIPE, epochs=2), checkpoint=path)
+    recipe = replace(RECIPE, epochs=3)
+    fit(get_model(), data, recipe, checkpoint=path, resume=True)
+    assert '2/3' in capsys.readouterr().err
+
+
 def test_resume_with_more_patience(data, path):
     recipe = Recipe(epochs=40, patience=1, lr=0.1)
     history = run(get_model(), data, recipe, checkpoint=path)
