@@ -1,14 +1,14 @@
 r"""A page that shows why items are recommended, to be opened in a browser."""
 
-import base64
 import csv
 import io
 import json
 import mimetypes
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import torch
 from jinja2 import Environment, StrictUndefined
@@ -25,7 +25,6 @@ from crane_pyg.ranking import Ranker
 __all__ = ['save_page']
 
 MAX_HISTORY, MAX_CARRIERS, MAX_NEIGHBORS = 40, 3, 4
-WIDTH: Final = 1000  # Of a bar, in its own units.
 # Okabe and Ito chose them to be told apart by the colour-blind; in this order,
 # neighbors differ in brightness as well:
 COLORS: Final = (
@@ -36,18 +35,9 @@ IMAGES: Final = ('image/png', 'image/jpeg', 'image/gif', 'image/webp')
 KINDS: Final = {
     'behavior': ('behavior', 'people who chose alike chose it'),
     'item_graph': ('similar items', 'it resembles what the user likes'),
-    'neighbors_co_rated': (
-        'chosen together',
-        'others had it and items of the user',
-    ),
-    'neighbors_refined': (
-        'learned neighbors',
-        'the model puts it next to items of the user',
-    ),
-    'neighbors_ease': (
-        'regression',
-        'a linear model of the history predicts it',
-    ),
+    'neighbors_co_rated': ('chosen together', 'with items of the user'),
+    'neighbors_refined': ('learned neighbors', 'close to items of the user'),
+    'neighbors_ease': ('regression', 'a linear model of the history'),
 }
 
 
@@ -57,6 +47,17 @@ class Item(NamedTuple):
     title: str
     image: Path | None = None
     hue: int = 0
+
+    @property
+    def source(self) -> str:
+        r"""The image as an address that needs no network."""
+        path = cast(Path, self.image)
+        mime = mimetypes.guess_type(path.name, strict=False)[0]
+        if mime not in IMAGES:
+            raise ValueError(
+                f"An image needs to be one of {list(IMAGES)} (got '{path}')"
+            )
+        return f'data:{mime};base64,{b64encode(path.read_bytes()).decode()}'
 
 
 class Pick(NamedTuple):
@@ -71,6 +72,17 @@ class Pick(NamedTuple):
     carriers: list[tuple[Item, float, float]]
     neighbors: list[Item]
 
+    @property
+    def rects(self) -> list[tuple[float, float]]:
+        r"""The start and width of each part: positive ones are stacked to the
+        right of zero, negative ones to the left.
+        """
+        left, right, out = 0.0, 0.0, []
+        for part in self.parts:
+            out.append((right if part >= 0.0 else left + part, abs(part)))
+            left, right = left + min(part, 0.0), right + max(part, 0.0)
+        return out
+
 
 class Reader(NamedTuple):
     r"""A user, the history, and what is recommended."""
@@ -78,6 +90,13 @@ class Reader(NamedTuple):
     name: str
     history: list[Item]
     picks: list[Pick]
+
+    @property
+    def span(self) -> tuple[float, float]:
+        r"""Where the bars of all items start, and their common width."""
+        rects = [(0.0, 0.0), *(x for pick in self.picks for x in pick.rects)]
+        low = min(start for start, _ in rects)
+        return low, max(start + size for start, size in rects) - low
 
 
 def save_page(
@@ -118,9 +137,8 @@ def save_page(
             of another kind, or for what :func:`explain_scores` refuses.
     """
     with replacing(path) as temp:
-        users = as_index(
-            'user_index', user_index, model.size[0], torch.device('cpu')
-        )
+        cpu = torch.device('cpu')
+        users = as_index('user_index', user_index, model.size[0], cpu)
         shown = read_items(items, _hues(model, data))
         if ranker is None:
             ranked = model.recommend(data, users, k)
@@ -130,10 +148,18 @@ def save_page(
         for user, top in zip(users.tolist(), ranked, strict=True):
             top = top[top >= 0]  # There may be fewer items than asked for.
             out = explain_scores(model, data, user, top, ranker)
-            near = [_neighbors(model, data, item) for item in top.tolist()]
+            picks = [
+                Pick(
+                    shown[item],
+                    float(out.score[row]),
+                    [float(part[row]) for part in out.parts.values()],
+                    _carriers(out, row, shown),
+                    [shown[n] for n in _neighbors(model, data, item)],
+                )
+                for row, item in enumerate(top.tolist())
+            ]
             names = list(out.parts)
             history = [shown[item] for item in out.history.tolist()]
-            picks = _picks(out, top, near, shown)
             readers.append(Reader(f'User {user}', history, picks))
         html = render(title, note, names, readers)
         temp.write_text(html, encoding='utf-8')
@@ -178,10 +204,9 @@ def _hues(model: CRANE, data: HeteroData) -> list[int]:
     with evaluation(model):
         x = torch.cat(model.encode_items(data), dim=-1).float()
     x = x - x.mean(dim=0)
-    x = x @ torch.linalg.eigh(x.t() @ x).eigenvectors
-    angle = torch.atan2(x[:, -1], x[:, -2:][:, 0]).rad2deg()
-    hues: list[int] = angle.long().remainder(360).tolist()
-    return hues
+    x = x @ torch.linalg.eigh(x.t() @ x).eigenvectors[:, -2:]
+    angle = torch.atan2(x[:, -1], x[:, 0]).rad2deg()
+    return [*angle.long().remainder(360).tolist()]
 
 
 def _neighbors(model: CRANE, data: HeteroData, item: int) -> list[int]:
@@ -192,30 +217,20 @@ def _neighbors(model: CRANE, data: HeteroData, item: int) -> list[int]:
     src, dst = data[edge_type].edge_index
     weight = data[edge_type].edge_weight[dst == item]
     order = weight.argsort(descending=True)[:MAX_NEIGHBORS]
-    neighbors: list[int] = src[dst == item][order].tolist()
-    return neighbors
+    return [*src[dst == item][order].tolist()]
 
 
-def _picks(
-    out: ScoreParts, top: Tensor, near: list[list[int]], items: list[Item]
-) -> list[Pick]:
-    paths, edges = out.carriers['embeddings'], sum(out.carriers.values())
-    edges, picks = edges - paths, []
-    for row, item in enumerate(top.tolist()):
-        best = (paths + edges)[row].topk(min(MAX_CARRIERS, paths.size(1)))
-        carriers = [
-            (
-                items[int(out.history[n])],
-                float(edges[row, n]),
-                float(paths[row, n]),
-            )
-            for n in best.indices[best.values > 0].tolist()
-        ]
-        parts = [float(part[row]) for part in out.parts.values()]
-        neighbors = [items[n] for n in near[row]]
-        score = float(out.score[row])
-        picks.append(Pick(items[item], score, parts, carriers, neighbors))
-    return picks
+def _carriers(
+    out: ScoreParts, row: int, items: list[Item]
+) -> list[tuple[Item, float, float]]:
+    r"""Returns the items that carry most of a score, along edges and paths."""
+    path = out.carriers['embeddings'][row]
+    total = torch.stack([x[row] for x in out.carriers.values()]).sum(dim=0)
+    best = total.topk(min(MAX_CARRIERS, total.numel()))
+    index = best.indices[best.values > 0.0]
+    columns = out.history[index], (total - path)[index], path[index]
+    rows = zip(*(x.tolist() for x in columns), strict=True)
+    return [(items[n], edges, paths) for n, edges, paths in rows]
 
 
 def render(
@@ -228,56 +243,18 @@ def render(
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {'bars': bars, 'embed': embed}
-    source = files(__package__).joinpath('page.html.jinja')
-    template = environment.from_string(source.read_text('utf-8'))
-    return template.render(
+    source = files(__package__).joinpath('page.html.jinja').read_text('utf-8')
+    return environment.from_string(source).render(
         title=title,
         note=note,
-        kinds=[kind(name) for name in names],
+        kinds=[_kind(name) for name in names],
         readers=readers,
         colors=COLORS,
         max_history=MAX_HISTORY,
-        width=WIDTH,
     )
 
 
-def kind(part: str) -> tuple[str, str]:
+def _kind(part: str) -> tuple[str, str]:
     r"""Returns how the page calls a part, and what it says of it."""
     name = part.removeprefix('semantic_').removeprefix('neighbors_')
     return KINDS.get(part, (name, f'its {name} suits the user'))
-
-
-def bars(picks: list[Pick]) -> tuple[float, list[list[tuple[float, float]]]]:
-    r"""Stacks positive parts to the right of zero, and negative ones to the
-    left: returns where zero is, and the start and width of each part.
-    """
-    ends = [
-        (
-            sum(min(x, 0.0) for x in pick.parts),
-            sum(max(x, 0.0) for x in pick.parts),
-        )
-        for pick in picks
-    ]
-    low = min((end[0] for end in ends), default=0.0)
-    high = max((end[1] for end in ends), default=0.0)
-    scale = WIDTH / max(high - low, 1e-12)
-    out: list[list[tuple[float, float]]] = []
-    for pick in picks:
-        left = right = 0.0
-        out.append([])
-        for part in pick.parts:
-            start = right if part >= 0.0 else left + part
-            left, right = left + min(part, 0.0), right + max(part, 0.0)
-            out[-1].append(((start - low) * scale, abs(part) * scale))
-    return -low * scale, out
-
-
-def embed(path: Path) -> str:
-    r"""Returns an image file as an address that needs no network."""
-    mime = mimetypes.guess_type(path.name, strict=False)[0]
-    if mime not in IMAGES:
-        raise ValueError(
-            f"An image needs to be one of {list(IMAGES)} (got '{path}')"
-        )
-    return f'data:{mime};base64,{base64.b64encode(path.read_bytes()).decode()}'

@@ -23,7 +23,6 @@ from crane_pyg.explain.page import (
     Item,
     Pick,
     Reader,
-    embed,
     read_items,
     render,
 )
@@ -373,12 +372,12 @@ def test_read_items_of_other_programs(tmp_path):
 
 def test_embed(tmp_path):
     (tmp_path / 'a.png').write_bytes(PNG)
-    address = embed(tmp_path / 'a.png')
+    address = Item('', tmp_path / 'a.png').source
     assert address.startswith('data:image/png;base64,')
     assert base64.b64decode(address.split(',')[1]) == PNG
     for name in ['a.svg', 'a.html', 'passwd']:
         with pytest.raises(ValueError, match=rf'image/png.*{name}'):
-            embed(tmp_path / name)
+            _ = Item('', tmp_path / name).source
 
 
 def get_reader(image=None):
@@ -409,12 +408,11 @@ def test_render(tmp_path):
     (label,) = [v for k, v in parsed.attrs if k == 'aria-label' and '+4' in v]
     assert label == f'one +1.00, {HOSTILE} +4.00, three -2.00'
 
-    # From -2 to 5, so a part of one is a seventh of the width:
+    # Negative parts are to the left of zero, others to the right:
+    assert re.findall(r'viewBox="(.*?)"', html) == 2 * ['-2 0 7 24']
     bars = re.findall(r'x="(-?[\d.]+)" width="([\d.]+)"', html)
-    expected = [(2, 1), (3, 4), (0, 2), (1, 1), (2, 0), (0, 1)]
-    for bar, pair in zip(bars, expected, strict=True):
-        sizes = [value * 1000 / 7 for value in pair]
-        assert [float(x) for x in bar] == pytest.approx(sizes, abs=0.01)
+    expected = [(0, 1), (1, 4), (-2, 2), (-1, 1), (0, 0), (-2, 1)]
+    assert [tuple(map(float, bar)) for bar in bars] == expected
 
 
 def test_render_nothing():
