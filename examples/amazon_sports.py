@@ -13,11 +13,8 @@ from resource import RUSAGE_SELF, getrusage
 
 from torch_geometric import seed_everything
 
-import crane_pyg.transforms as T
-from crane_pyg import datasets
-from crane_pyg.nn import CRANE
-from crane_pyg.ranking import Ranker, ease, item_knn, popularity
-from crane_pyg.training import Recipe, fit
+from crane_pyg import CRANE, BuildDualGraph, Ranker, Recipe, datasets, fit
+from crane_pyg.ranking import ease, item_knn, popularity
 
 parser = argparse.ArgumentParser()
 parser.add_argument('--data', help='a folder in the MMRec layout')
@@ -33,18 +30,17 @@ parser.add_argument('--resume', action='store_true')
 parser.add_argument('--metrics-file', help='JSON file for the results')
 parser.add_argument('--plot', help='folder for two pictures')
 args = parser.parse_args()
-if args.epochs < 1 or (args.resume and not args.checkpoint):
-    parser.error('needs --epochs above 0, and --checkpoint to --resume')
 files = [args.checkpoint, args.metrics_file, args.plot and f'{args.plot}/x']
 for file in map(Path, filter(None, files)):
     if not file.absolute().parent.is_dir() or file.is_dir():
         parser.error(f'{file} needs to be a file in a folder that exists')
 if args.plot:
     from plots import save_plots  # Needs matplotlib, and says so up front.
+recipe = Recipe(args.epochs)
 seed_everything(args.seed)
 
 # Both graphs are built from the training pairs, once, and cached:
-graphs, name = T.BuildDualGraph(), args.name
+graphs, name = BuildDualGraph(), args.name
 if args.demo:
     print('DEMO: these are fake data, made up on the spot.')
     name, dataset = 'fake', datasets.FakeMultimodalDataset(pre_transform=graphs)
@@ -64,7 +60,7 @@ print(f'{name}: {rates.edge_index.size(1)} training pairs, {model}')
 # then choose which relations between items add to it:
 try:
     saved = {'checkpoint': args.checkpoint, 'resume': args.resume}
-    history = fit(model.to(args.device), data, Recipe(args.epochs), **saved)
+    history = fit(model.to(args.device), data, recipe, **saved)
 except KeyboardInterrupt:
     raise SystemExit('Stopped; --resume goes on from --checkpoint.') from None
 rankers = {'most popular': popularity(data), 'item-kNN': item_knn(data)}
@@ -72,14 +68,12 @@ if dataset.num_items <= 30_000:  # It inverts a matrix of all items.
     rankers['EASE'] = ease(data)
 rankers['CRANE'] = Ranker.from_model(model, data, relations=())
 rankers['CRANE + ranker'] = ranker = Ranker.from_model(model, data)
-results = {
-    row: each.evaluate(rates.test_edge_label_index)
-    for row, each in rankers.items()
-}
+
 print(f'Test at epoch {history.best_epoch}' + ' on FAKE data' * args.demo)
-print(f'{"":16}' + ''.join(f'{metric:>11}' for metric in results['CRANE']))
-for row, metrics in results.items():
-    print(f'{row:16}' + ''.join(f'{v:11.4f}' for v in metrics.values()))
+print(f'{"":16}' + ''.join(f'{metric:>11}' for metric in history.best))
+for row, each in rankers.items():
+    test = each.evaluate(rates.test_edge_label_index)
+    print(f'{row:16}' + ''.join(f'{test[m]:11.4f}' for m in history.best))
 users = rates.test_edge_label_index[0].unique()[:3]
 for user, top in zip(users, ranker.recommend(users, k=5), strict=True):
     items = rates.edge_index[1, rates.edge_index[0] == user].tolist()
@@ -88,12 +82,10 @@ if args.metrics_file:
     unit = 2**20 if sys.platform == 'darwin' else 2**10  # Bytes on macOS.
     metrics = dict(dataset=name, seed=args.seed, epochs=len(history))
     metrics.update(best_epoch=history.best_epoch, valid=history.best)
-    metrics.update(weights=ranker.weights, test=results['CRANE + ranker'])
-    metrics['test_alone'] = results['CRANE']
+    metrics.update(weights=ranker.weights, test=test)
+    metrics['test_alone'] = rankers['CRANE'].evaluate(rates.test_edge_label_index)
     metrics['seconds_per_epoch'] = history.seconds / len(history)
     metrics['peak_rss_mb'] = getrusage(RUSAGE_SELF).ru_maxrss / unit
-    temp = Path(args.metrics_file).with_suffix('.tmp')
-    temp.write_text(json.dumps(metrics, indent=2))
-    temp.replace(args.metrics_file)
+    Path(args.metrics_file).write_text(json.dumps(metrics, indent=2))
 if args.plot:
     save_plots(args.plot, name, model, data, history)
