@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from crane_pyg.nn import CRANE, RCA, CRANEConv
     from crane_pyg.ranking import Ranker
-    from crane_pyg.training import Recipe, fit
+    from crane_pyg.training import Recipe
+    from crane_pyg.training.fit import fit
     from crane_pyg.transforms import BuildDualGraph
 
 __version__ = '0.1.0'

@@ -6,7 +6,7 @@ from crane_pyg.nn.loss import InfoNCELoss, SampledSoftmaxLoss
 from crane_pyg.nn.objective import CRANEOutput
 from crane_pyg.nn.rca import RCA
 
-__all__ = classes = [
+__all__ = [
     'CRANE',
     'RCA',
     'CRANEConv',
@@ -14,3 +14,5 @@ __all__ = classes = [
     'InfoNCELoss',
     'SampledSoftmaxLoss',
 ]
+
+classes = __all__

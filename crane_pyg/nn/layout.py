@@ -80,8 +80,8 @@ class GraphCache:
             size (tuple[int, int]): The number of users and items.
 
         Raises:
-            ValueError: If a graph is missing, or there are more or fewer users or
-                items.
+            ValueError: If a graph is missing, or there are more or fewer
+                users or items.
         """
         user, _, item = edge_type
         to_item = get_graph(data, edge_type)
