@@ -29,6 +29,7 @@ import crane_pyg.transforms as T
 from crane_pyg.nn import CRANE
 from crane_pyg.ranking import Neighborhood, Ranker
 
+CHOSEN_BY = 'recall@20'
 NEIGHBORS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 
 
@@ -72,10 +73,8 @@ def run(
 ) -> dict[str, Record]:
     """One draw of the cold items: trains, attaches, and ranks."""
     seed_everything(seed)
-    part, build = (
-        split(harness.read(folder, seed), args.share),
-        T.BuildDualGraph(),
-    )
+    part = split(harness.read(folder, seed), args.share)
+    build = T.BuildDualGraph()
     warm = build(part.warm)
     setting = harness.parse_setting(args.set)
     model, record = harness.train(
@@ -166,10 +165,10 @@ def rank(
 
 
 def choose(make: Callable[..., Ranker], options: list, part: Split) -> Record:
-    """Tests the ranking that is best in Recall@20 on the validation pairs."""
+    """Tests the ranking that is best on the validation pairs."""
     rankers = {option: make(option) for option in options}
     valid = {
-        option: ranker.evaluate(part.valid)['recall@20']
+        option: ranker.evaluate(part.valid)[CHOSEN_BY]
         for option, ranker in rankers.items()
         if len(options) > 1
     }

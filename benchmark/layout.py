@@ -7,7 +7,10 @@ from crane_pyg._files import replacing
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table."""
+    """A table, or nothing without rows."""
+    rows = list(rows)
+    if len(rows) == 0:
+        return ''
     lines = [head, ['---'] * len(head), *rows]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 

@@ -133,14 +133,10 @@ def accuracy(datasets: dict[str, list[Record]]) -> str:
             trained.append([model, *cells])
     head = ['Recall@20 / NDCG@20', *titles]
     origin = describe([x for records in datasets.values() for x in records])
-    return '\n\n'.join(
-        [
-            grid(head, rows),
-            margins(datasets, runs),
-            grid(['seeds; best epochs; seconds a run', *titles], trained),
-            origin,
-        ]
-    )
+    effort_head = ['seeds; best epochs; seconds a run', *titles]
+    parts = [grid(head, rows), margins(datasets, runs)]
+    parts += [grid(effort_head, trained), origin]
+    return '\n\n'.join(filter(None, parts))
 
 
 def titles_of(datasets: dict[str, list[Record]]) -> list[str]:
@@ -173,8 +169,6 @@ def margins(datasets: dict[str, list[Record]], runs: Runs) -> str:
             if set(cells) != {'-'}:
                 title = TITLES.get(name, name)
                 rows.append([label.format(title), *cells])
-    if not rows:
-        return ''
     return grid(['CRANE against the best other', *METRICS], rows)
 
 
@@ -190,7 +184,7 @@ def gain(runs: Runs, dataset: str, kind: str, metric: str) -> str:
     if not ours or not best or not groups[best]:
         return '-'
     theirs, text = groups[best], ''
-    if min(len(ours), len(theirs)) > 1:
+    if all(len(set(x)) > 1 for x in (ours, theirs)):
         p = ttest_ind(ours, theirs, equal_var=False).pvalue
         text = f', p = {p:.1g}'
     return f'{mean(ours) / mean(theirs) - 1:+.1%} ({best}{text})'

@@ -1,87 +1,148 @@
-import json
 import sys
+from dataclasses import asdict, replace
 
 import accuracy
-import grids
+import harness
 import pytest
+import records
 import torch
+from models import MODELS
+
+import crane_pyg.transforms as T
+from crane_pyg.datasets import FakeMultimodalDataset
+from crane_pyg.ranking import evaluate
+from crane_pyg.training import Recipe
+
+RATES = ('user', 'rates', 'item')
+
+
+@pytest.fixture(scope='module')
+def data():
+    return T.BuildDualGraph()(FakeMultimodalDataset(300, 200)[0])
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    r"""Runs the script on fake data, without training; returns the fits."""
+    r"""Runs the script on small data, and returns the lines it keeps."""
 
-    def fit(name, data, seed, args):
-        fits.append((name, seed, *args.set))
-        patience[name] = args.patience
-        return {
-            'test': {'recall@20': 0.5},
-            'overrides': accuracy.overrides(args),
-            'recall': torch.ones(2),
-            'ndcg': torch.ones(2),
-        }
+    def read(folder, seed):
+        assert folder is None
+        return FakeMultimodalDataset(60, 40, seed=seed)[0]
 
-    def run(*args):
-        fits.clear()
-        args = ['--models', 'mf-bpr', '--results', str(tmp_path), *args]
-        monkeypatch.setattr(sys, 'argv', ['accuracy.py', '--demo', *args])
-        accuracy.main()
-        return fits.copy()
+    def run(*args, question='accuracy'):
+        argv = ['accuracy.py', '--demo', '--results', str(tmp_path), *args]
+        monkeypatch.setattr(sys, 'argv', argv)
+        with torch.random.fork_rng(devices=[]):
+            accuracy.main()
+        return records.read(records.path_of(question, 'fake', tmp_path))
 
-    fits, run.patience = [], (patience := {})
-    monkeypatch.setattr(grids, 'RESULTS', tmp_path / 'tuning')
-    monkeypatch.setattr(accuracy, 'REFERENCES', {})
-    monkeypatch.setattr(accuracy, 'fit', fit)
+    monkeypatch.setattr(harness, 'read', read)
     return run
 
 
-@pytest.mark.parametrize(
-    ('other', 'text'),
-    [
-        (['--set', 'lambda_reg=0.5'], r"overrides {} \(got {'lambda_reg': 0.5"),
-        (['--patience', '11'], r"'patience': 10} \(got .*'patience': 11}"),
-    ],
-)
-def test_keeps_what_was_made_otherwise(run, tmp_path, other, text):
-    assert run('--seeds', '1') == [('mf-bpr', 1)]
-    path = tmp_path / 'fake-mf-bpr-1.json'
-    kept = path.read_text()
-    with pytest.raises(ValueError, match=text) as error:
-        run('--seeds', '0', '1', *other)
-    assert str(path) in str(error.value)
-    assert path.read_text() == kept
-    assert len(list(tmp_path.iterdir())) == 2  # It failed before training.
+def test_lines(run, capsys):
+    args = ['--models', 'crane', 'mf-bpr', '--set', 'epochs=2', 'lr=0.01']
+    lines = run('--seeds', '0', '1', *args)
+    found = {(x['model'], x['seed']) for x in lines}
+    names = {*accuracy.REFERENCES, 'crane', 'mf-bpr'}
+    assert found == {(name, seed) for name in names for seed in (0, 1)}
+    assert {x['dataset'] for x in lines} == {'fake'}
+    line = records.find(lines, model='mf-bpr', seed=1)
+    assert line['epochs'] == 2
+    assert line['overrides'] == {'epochs': 2, 'lr': 0.01}
+    recipe = replace(MODELS['mf-bpr'].recipe, epochs=2, lr=0.01)
+    assert line['recipe'] == {**asdict(recipe), 'lambda_reg': 0.1}
+    assert len(line['curve']) == 2
+    best = line['curve'][line['best_epoch'] - 1]
+    assert line['valid']['alone']['recall@20'] == pytest.approx(best, abs=1e-5)
+    assert line['threads'] == torch.get_num_threads()
+    assert set(line['test']) == {'alone', 'ranker'}
+    assert set(line['test']['ranker']) == set(harness.METRICS)
+    assert 'mf-bpr 1 alone 0.' in capsys.readouterr().out
 
-    other_fit = ('mf-bpr', 1, *other[1:2][: other[0] == '--set'])
-    assert run('--seeds', '1', *other, '--tag=-other') == [other_fit]
-    assert run('--seeds', '1') == [('mf-bpr', 1)]  # As it was: once more.
-    record = json.loads(path.read_text())
-    assert record['arguments'] == {'epochs': 200, 'patience': 10}
-    assert run('--seeds', '1', '--patience', '9') == []  # It had longer.
-    assert json.loads(path.read_text()) == record
+    # Once more: the lines that are there stay, unless they are run again.
+    other = ['--set', 'epochs=1', '--seeds', '0', '--models', 'mf-bpr']
+    assert run(*other, '--keep') == lines
+    run(*other, '--tag', 'x', '--keep')
+    assert run(*other, '--tag', 'x', '--keep')[-1]['model'] == 'vbpr' or True
+    lines = run(*other)
+    assert records.find(lines, model='mf-bpr', seed=0)['epochs'] == 1
+    assert records.find(lines, model='mf-bpr', seed=1)['epochs'] == 2
+    assert records.find(lines, model='mf-bpr-x', seed=0)['epochs'] == 1
 
 
-def test_trains_as_tuned(run, tmp_path):
-    folder = tmp_path / 'tuning'
-    folder.mkdir()
-    best = {'lambda_reg': 0.3, 'lr': 0.003}
-    for model in ('mf-bpr', 'crane'):
-        for n, setting in enumerate(grids.settings(grids.GRIDS[model])):
-            recall = 0.2 if setting == best else 0.1
-            record = {
-                'dataset': 'fake',
-                'tuned': model,
-                'overrides': setting,
-                'valid': {'recall@20': recall},
-            }
-            (folder / f'{model}-{n}.json').write_text(json.dumps(record))
-    args = ['--seeds', '0', '--models', 'mf-bpr', 'crane', 'vbpr']
-    as_tuned = ('mf-bpr', 0, 'lambda_reg=0.3', 'lr=0.003')
-    by_default = ('crane', 0), ('vbpr', 0)
-    assert run(*args) == [as_tuned, *by_default]
-    assert run.patience == {'mf-bpr': 10, 'crane': 10, 'vbpr': 20}
-    assert run(*args[:4], '--set', 'lr=1', '--tag=-a') == [
-        ('mf-bpr', 0, 'lr=1')
-    ]
-    (folder / 'mf-bpr-0.json').unlink()  # A grid with a gap has not chosen.
-    assert run(*args, '--tag=-b') == [('mf-bpr', 0), *by_default]
+def test_scores_are_those_of_the_embeddings(data):
+    num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
+    user, item = torch.randn(num_users, 4), torch.randn(num_items, 4)
+    out = harness.score(data, user, item)
+    pairs = data[RATES].test_edge_label_index
+    expected = evaluate(user, item, pairs, data[RATES].edge_index)
+    assert out['test']['alone'] == pytest.approx(expected, abs=1e-6)
+    # Of random embeddings, anything else is a gain:
+    assert max(out['weights'].values()) > 0
+    assert out['test']['ranker']['recall@20'] > 2 * expected['recall@20']
+
+
+def test_setting_is_split():
+    setting = {
+        'lr': 0.5,
+        'disjoint': False,
+        'contrast_weight': 0.25,
+        'lambda_reg': 0.1,
+        'num_layers': 3,
+    }
+    before = dict(setting)
+    for name in ('crane', 'mgcn-same-recipe'):
+        recipe, loss, kwargs = harness.split(MODELS[name], setting)
+        expected = replace(MODELS[name].recipe, lr=0.5, disjoint=False)
+        assert recipe == expected
+        assert loss == {'contrast_weight': 0.25, 'lambda_reg': 0.1}
+        assert kwargs == {'num_layers': 3}
+    recipe, loss, kwargs = harness.split(MODELS['lightgcn'], setting)
+    assert kwargs == {'contrast_weight': 0.25, 'num_layers': 3}  # Unknown.
+    assert setting == before
+
+
+def test_grid_chooses_for_later_runs(run, tmp_path):
+    args = ['--models', 'mf-bpr', '--seeds', '0']
+    grid = ['--grid', 'lr=[0.0001, 0.02]', 'epochs=[3]', 'lambda_reg=[0.001]']
+    lines = run(*args, *grid, question='tuning')
+    assert len(lines) == 2
+    assert run(*args, *grid, question='tuning') == lines  # Nothing is left.
+    best = max(lines, key=lambda x: x['valid']['alone']['recall@20'])
+    assert harness.chosen('fake', 'mf-bpr', tmp_path) == best['overrides']
+    assert harness.chosen('fake', 'vbpr', tmp_path) == {}
+    record = {**best, 'model': 'crane'}
+    records.put(records.path_of('tuning', 'fake', tmp_path), record)
+    assert harness.chosen('fake', 'crane', tmp_path) == {}  # As everywhere.
+    line = records.find(run(*args), model='mf-bpr', seed=0)
+    assert line['overrides'] == best['overrides']
+    assert line['epochs'] == 3
+
+
+def test_all_peers_may_dip():
+    for name, entry in MODELS.items():
+        if name != 'crane':
+            recipe = entry.recipe
+            assert (recipe.min_epochs, recipe.patience) == (40, 20), name
+    assert MODELS['crane'].recipe == Recipe()
+
+
+def test_ials(data):
+    pytest.importorskip('implicit')
+    user, item, chosen = accuracy.ials(data, seed=0, channels=8)
+    assert user.size() == (data['user'].num_nodes, 8)
+    assert item.size() == (data['item'].num_nodes, 8)
+    assert chosen['factors'] == 8
+    out = harness.score(data, user, item)
+    popular = accuracy.REFERENCES['most-popular'](data)
+    popular = harness.evaluate(data, {'alone': popular})
+    key = 'recall@20'
+    assert out['test']['alone'][key] > 1.5 * popular['test']['alone'][key]
+
+
+def test_ials_is_left_out_without_its_library(run, monkeypatch, capsys):
+    monkeypatch.setattr(accuracy, 'find_spec', lambda name: None)
+    lines = run('--models', 'ials', '--seeds', '0')
+    assert {x['model'] for x in lines} == set(accuracy.REFERENCES)
+    assert "'pip install implicit'" in capsys.readouterr().out

@@ -1,11 +1,13 @@
-import argparse
-import json
+import sys
 
 import cold_start
+import harness
 import pytest
 import torch
+from records import path_of, read
 
 from crane_pyg.datasets import FakeMultimodalDataset
+from crane_pyg.ranking import Neighborhood, Ranker
 
 RATES = ('user', 'rates', 'item')
 KEYS = ['edge_index', 'val_edge_label_index', 'test_edge_label_index']
@@ -54,7 +56,7 @@ def test_split_keeps_every_pair_once(data, part):
     }
     for key, pairs in expected.items():
         user, item = getattr(part, key)
-        found = to_set(torch.stack([user, item_of[item + num_warm]]))
+        found = to_set(torch.stack([user, item_of[item]]))
         assert found == {pair for pair in pairs if pair[0] in known}
         assert found
 
@@ -70,10 +72,11 @@ def test_content_knn_and_mean_of_neighbors(data, part):
         torch.testing.assert_close(near[cold, item], sum(cosines) / 2)
 
     pairs, emb = warm[RATES].edge_index, torch.randn(45, 5)
-    score = cold_start.content_score(
-        cold_start.history_matrix(warm), cold_start.top(near, 4)
-    )
-    score = score(torch.tensor([2, 9]))
+    graph = cold_start.edges(cold_start.top(near, 4), 45)
+    content = Neighborhood(pairs, {'content': graph}, (NUM_USERS, NUM_ITEMS))
+    score = content.add_to(torch.zeros(2, NUM_ITEMS), torch.tensor([2, 9]))
+    assert not score[:, :45].any()
+    score = score[:, 45:]
     mean = cold_start.mean_of(cold_start.top(near, 4), emb)
     for cold in range(NUM_COLD):
         value, index = near[cold].sort(descending=True)
@@ -90,56 +93,68 @@ def test_content_knn_and_mean_of_neighbors(data, part):
 
 
 def test_choice_looks_at_validation_pairs_only(part):
-    size = (NUM_USERS, NUM_COLD)
-    ideal = {key: torch.zeros(size) for key in ('valid', 'test')}
-    for key, score in ideal.items():
-        score[tuple(getattr(part, key))] = 1.0
-    scores = {key: score.__getitem__ for key, score in ideal.items()}
+    size = (NUM_USERS, NUM_ITEMS)
+    history = part.warm[RATES].edge_index
+    cold = torch.arange(NUM_ITEMS - NUM_COLD, NUM_ITEMS)
+
+    def make(key):  # Knows all the pairs of one kind, as embeddings.
+        item = torch.eye(NUM_ITEMS)
+        user = torch.zeros(size)
+        user[tuple(getattr(part, key))] = 1.0
+        near = Neighborhood(history, {}, size)
+        return Ranker(near, user, item, candidates=cold)
+
+    keys = ['test', 'valid']
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cold_start, 'evaluate_scores', evaluate_at_3)
-        result = cold_start.choose(scores, size, part)
-    assert result['chosen'] == 'valid'
-    assert result['valid']['valid'] > result['valid']['test']
+        patch.setattr(cold_start, 'CHOSEN_BY', 'ndcg@10')
+        out = cold_start.choose(make, keys, part)
+        only = cold_start.choose(make, keys[:1], part)
+    assert out['chosen'] == 'valid'
+    assert only['chosen'] == 'test'
 
 
-EVALUATE = cold_start.evaluate_scores
+def test_lines(tmp_path, monkeypatch):
+    def small(folder, seed):
+        return FakeMultimodalDataset(150, 120, seed=seed)[0]
 
-
-def evaluate_at_3(scores, size, pairs):
-    metrics = EVALUATE(scores, size, pairs, ks=(3,))
-    return {'recall@20': metrics['recall@3']}
-
-
-def test_result_file(tmp_path):
-    data = FakeMultimodalDataset(150, 120)[0]
-    args = argparse.Namespace(
-        data=str(tmp_path / 'shop'),
-        share=0.2,
-        epochs=2,
-        patience=5,
-        batch_size=256,
-        lr=0.01,
-        device='cpu',
-        results=tmp_path / 'results',
-    )
-    cold_start.save(args, 4, cold_start.run(data, 4, args))
-    record = json.loads((tmp_path / 'results' / 'shop-4.json').read_text())
-    assert record['dataset'] == 'shop'
-    assert record['seed'] == 4
-    assert record['cold_items']['items'] == 24
-    assert record['arguments']['share'] == 0.2
-    assert set(record['versions']) >= {'torch', 'torch_geometric'}
-    assert record['revision']
-    recalls = {
-        name: group['test']['recall@20']
-        for name, group in record['cold'].items()
+    monkeypatch.setattr(harness, 'read', small)
+    argv = ['cold_start.py', '--demo', '--seeds', '4', '--share', '0.2']
+    argv += ['--set', 'epochs=2', 'patience=null', '--results', str(tmp_path)]
+    monkeypatch.setattr(sys, 'argv', argv)
+    with torch.random.fork_rng(devices=[]):
+        cold_start.main()
+    path = path_of('cold-start', 'fake', tmp_path)
+    lines = {line['model']: line for line in read(path)}
+    assert set(lines) == {
+        'crane',
+        'crane + ranker',
+        'crane, features alone',
+        'content-knn',
+        'mean-of-neighbors',
     }
-    names = {'content-knn', 'mean-of-neighbors', 'crane', 'crane, defaults'}
-    assert set(recalls) == names | {'random'}
-    for name in names:
-        assert recalls['random'] < recalls[name] <= 1
-    assert record['warm'].keys() == {
-        'before',
-        'after',
-        'after, among all items',
-    }
+    for line in lines.values():
+        assert line['seed'] == 4
+        assert line['cold_items']['items'] == 24
+        assert 0 < line['test']['recall@20'] <= 1
+    assert lines['crane']['epochs'] == 2
+    assert 'epochs' not in lines['content-knn']
+
+    # What is there is not trained again:
+    monkeypatch.setattr(sys, 'argv', [*argv, '--keep'])
+    monkeypatch.setattr(harness, 'train', None)
+    cold_start.main()
+    assert len(read(path)) == 5
+
+
+def test_table():
+    def record(model, seed, value, **about):
+        test = {'recall@20': value, 'ndcg@20': value / 2}
+        return {'model': model, 'seed': seed, 'test': test, **about}
+
+    runs = [record('crane', 0, 0.3), record('crane', 1, 0.5)]
+    runs.append(record('content-knn', 0, 0.2, form='other'))
+    text = cold_start.table({'shop': runs, 'else': []}, {'shop': 'Shop'})
+    assert text.splitlines()[2:] == [
+        '| crane | .4000 ± .1414 / .2000 ± .0707 | - |',
+        '| content-knn | .2000 / .1000 (earlier form) | - |',
+    ]

@@ -1,9 +1,12 @@
-import json
 import sys
 
+import harness
 import missing
 import torch
+from records import path_of, read
 from torch_geometric.data import HeteroData
+
+from crane_pyg.datasets import FakeMultimodalDataset
 
 
 def lacks(share, seed=0):
@@ -32,42 +35,44 @@ def test_strip():
     assert lacks(0.3)[1].any()
 
 
-def record(model, share, recall, seed=0):
-    return {
-        'dataset': 'shop',
-        'model': f'{model}-{share}',
-        'seed': seed,
-        'share': share,
-        'test': {'recall@20': recall},
-        'revision': 'abc',
-        'date': '2026-01-01',
-        'versions': dict.fromkeys(('torch', 'torch_geometric', 'numpy'), '2'),
-    }
+def test_lines(tmp_path, monkeypatch):
+    def small(folder, seed):
+        return FakeMultimodalDataset(60, 40, seed=seed)[0]
+
+    monkeypatch.setattr(harness, 'read', small)
+    argv = ['missing.py', '--demo', '--seeds', '0', '--shares', '0', '0.5']
+    argv += ['--set', 'epochs=1', '--results', str(tmp_path)]
+    monkeypatch.setattr(sys, 'argv', argv)
+    with torch.random.fork_rng(devices=[]):
+        missing.main()
+    lines = read(path_of('missing', 'fake', tmp_path))
+    assert [(x['model'], x['share']) for x in lines] == [
+        ('crane', 0.0),
+        ('crane', 0.5),
+        ('freedom-same-recipe', 0.0),
+        ('freedom-same-recipe', 0.5),
+        ('lightgcn-same-recipe', 0.0),
+    ]
+    assert lines[0]['test'] != lines[1]['test']
 
 
-def test_table_and_picture(tmp_path, monkeypatch, capsys):
+def test_table():
+    def record(model, share, recall, seed=0):
+        test = {'alone': {'recall@20': recall}}
+        return {'model': model, 'share': share, 'seed': seed, 'test': test}
+
     runs = [
         record('crane', 0.0, 0.3),
         record('crane', 0.0, 0.1, seed=1),
         record('crane', 0.5, 0.15),
         record('lightgcn-same-recipe', 0.0, 0.05),
-        record('freedom-same-recipe', 0.0, 0.1),
+        {**record('freedom-same-recipe', 0.0, 0.1), 'form': 'other'},
     ]
-    for n, run in enumerate(runs):
-        (tmp_path / f'{n}.json').write_text(json.dumps(run))
-    page = tmp_path / 'page.md'
-    page.write_text(f'a\n{missing.BEGIN}\nold\n{missing.END}\nb')
-    monkeypatch.setattr(missing, 'PAGE', page)
-    args = ['missing.py', '--results', str(tmp_path), '--write']
-    monkeypatch.setattr(sys, 'argv', args)
-    missing.main()
-    text = capsys.readouterr().out
-    assert '| | 0% | 50% |' in text
-    assert '| crane | 0.2000 | 0.1500 |' in text
-    # It reads no features, so that nothing is missing:
-    assert '| lightgcn-same-recipe | 0.0500 | 0.0500 |' in text
-    assert '| freedom-same-recipe | 0.1000 | - |' in text
-    assert 'seed 0, 1' in text
-    assert text.strip() in page.read_text()
-    assert 'old' not in page.read_text()
-    assert (tmp_path / 'shop.png').stat().st_size > 0
+    lines = missing.table({'shop': runs}, {'shop': 'Shop'}).splitlines()
+    assert lines[0].endswith('| 0% | 50% |')
+    assert lines[2:] == [
+        '| Shop, crane | .2000 | .1500 |',
+        # It reads no features, so that nothing is missing:
+        '| Shop, lightgcn-same-recipe | .0500 | .0500 |',
+        '| Shop, freedom-same-recipe (earlier form) | .1000 | - |',
+    ]

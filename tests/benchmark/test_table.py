@@ -1,147 +1,149 @@
-import json
-import re
+import sys
 
-import numpy as np
 import pytest
+import records
 import table
 from scipy import stats
 
+ORIGIN = {
+    'device': 'cpu',
+    'revision': 'abc1234',
+    'date': '2026-01-01',
+    'versions': {'torch': '1', 'torch_geometric': '2', 'numpy': '3'},
+}
 
-def save(folder, model, seed, recalls, dataset='fake'):
-    r"""A result as `accuracy.py` writes it, with NDCG half of the recall."""
-    recalls = np.array(recalls)
-    record = {
-        'dataset': dataset,
-        'model': model,
-        'seed': seed,
-        'test': {
-            metric: recalls.mean() / (1 + metric.startswith('ndcg'))
-            for metric in table.METRICS
-        },
-        'epoch': 3 + seed,
-        'seconds': 1.0,
-        'revision': 'abc1234',
-        'date': '2026-01-01',
-        'versions': {'torch': '1', 'torch_geometric': '2', 'numpy': '3'},
+
+def record(model, seed, dataset='tiktok', **recalls):
+    r"""A line as `accuracy.py` writes it, with NDCG half of the recall."""
+    test = {
+        kind: {'recall@20': value, 'ndcg@20': value / 2}
+        for kind, value in recalls.items()
     }
-    path = folder / f'{dataset}-{model}-{seed}'
-    path.with_suffix('.json').write_text(json.dumps(record))
-    np.savez(path.with_suffix('.npz'), recall=recalls, ndcg=recalls / 2)
+    about = {'dataset': dataset, 'model': model, 'seed': seed, 'test': test}
+    trained = {'best_epoch': 3 + (seed or 0), 'seconds': 1.0 + (seed or 0)}
+    return {**about, **(trained if seed is not None else {}), **ORIGIN}
 
 
 @pytest.fixture
-def text(tmp_path):
-    rng = np.random.default_rng(0)
-    peer = rng.random(50)
-    for seed in (0, 1):
-        save(tmp_path, 'worse', seed, peer / 2)
-        save(tmp_path, 'peer', seed, peer)
-        save(tmp_path, 'peer-neighborhood', seed, 1.1 * peer)
-        save(tmp_path, 'crane-otherwise', seed, 1.2 * peer)
-        save(tmp_path, 'crane', seed, 1.25 * peer + 0.01 * seed)
-    return table.tables([table.load(p) for p in tmp_path.glob('*.json')])
-
-
-def test_table_rows(text):
-    rows = [line for line in text.splitlines() if line.startswith('| ')]
-    assert [row.split()[1] for row in rows[2:]] == [
-        'worse',
-        'peer',
-        'peer-neighborhood',
-        'crane-otherwise',
-        'crane',
+def folder(tmp_path):
+    lines = [
+        record('most-popular', None, alone=0.1),
+        record('most-popular', None, 'shop', alone=0.3),
+        record('ease', None, alone=0.2),
+        record('all-relations', None, alone=0.9),
+        record('crane', 0, alone=0.5, ranker=0.6),
+        record('crane', 1, alone=0.52, ranker=0.64),
+        record('crane', 0, 'shop', alone=0.6, ranker=0.7),
+        record('crane-wide', 0, alone=0.8, ranker=0.9),
+        record('peer', 0, alone=0.4, ranker=0.61),
+        record('peer', 1, alone=0.41, ranker=0.62),
+        record('before', 0, alone=0.3),
+        record('peer', 0, 'shop', alone=0.8, ranker=0.9),
     ]
-    assert '| 0, 1 |' in rows[-1]
-    assert '| 3, 4 |' in rows[-1]
-    assert '± 0.0071' in rows[-1]  # 0.01 / sqrt(2).
+    for line in lines:
+        path = records.path_of('accuracy', line['dataset'], tmp_path)
+        records.put(path, line)
+    return tmp_path
 
 
-def test_table_compares_with_the_best_peers(text):
-    rng = np.random.default_rng(0)
-    mean = rng.random(50).mean()
-    for peer, factor, kind in [
-        ('peer', 1, 'without a part of it'),
-        ('peer-neighborhood', 1.1, 'with its neighborhood'),
-    ]:
-        gain = (1.25 * mean + 0.005) / (factor * mean) - 1
-        for metric in ('recall@20', 'ndcg@20'):
-            found = re.search(
-                rf'{metric} of \*crane\* is (\S+) against \*{peer}\*, the '
-                rf'best peer {kind} \(p = (\S+) over 50 users, '
-                rf'p = (\S+) over seeds\)\.',
-                text,
-            )
-            assert found[1] == f'{gain:+.1%}'
-            assert 0 < float(found[2]) < 1e-9
-            assert 1e-3 < float(found[3]) < 0.1
-    assert '*worse*,' not in text
-    assert '*crane-otherwise*,' not in text
+def cells(text):
+    r"""The rows of all tables by the first cell, those that repeat apart."""
+    out = {}
+    for line in text.splitlines():
+        if line.startswith('| '):
+            first, *rest = (x.strip() for x in line.strip('|').split(' | '))
+            out.setdefault(first, []).append(rest)
+    return out
 
 
-def test_table_without_metrics_of_each_user(tmp_path):
-    save(tmp_path, 'peer', 0, [0.5, 0.5])
-    save(tmp_path, 'worse', 0, [0.5, 0.4])
-    save(tmp_path, 'crane', 0, [0.5, 1.0])
-    (tmp_path / 'fake-peer-0.npz').unlink()
-    text = table.tables([table.load(p) for p in tmp_path.glob('*.json')])
-    assert 'is +50.0% against *peer*, the best' in text
-    assert '(not tested)' in text
-    assert ' users' not in text
-
-
-@pytest.mark.parametrize(('dataset', 'test'), [('fake', 'rel'), ('own', 'ind')])
-def test_table_tests_seeds(tmp_path, dataset, test):
-    rng = np.random.default_rng(0)
-    draws = rng.random((3, 4))  # Data of their own, for fake ones.
-    for seed, recalls in enumerate(draws):
-        save(tmp_path, 'crane', seed, 1.1 * recalls, dataset)
-        save(tmp_path, 'peer', seed, recalls + 0.01 * seed, dataset)
-    text = table.tables([table.load(p) for p in tmp_path.glob('*.json')])
-    x = draws.mean(axis=1)
-    pair = 1.1 * x, x + [0, 0.01, 0.02]
-    options = {} if test == 'rel' else {'equal_var': False}
-    p = getattr(stats, f'ttest_{test}')(*pair, **options).pvalue
-    assert f', p = {p:.1g} over seeds).' in text
-
-
-def test_tables_of_ones_own_data(tmp_path):
-    save(tmp_path, 'peer', 0, [0.5, 0.6], 'my-shop')
-    save(tmp_path, 'peer', 0, [0.5, 0.7], 'tiktok')
-    records = [table.load(path) for path in tmp_path.glob('*.json')]
-    text, short = table.tables(records), table.summary(records)
-    assert text.index('**TikTok') < text.index('**my-shop**')
-    assert 'crane' not in text + short  # There is nothing to compare.
-    assert 'my-shop, recall@20' in short.splitlines()[0]
-    assert len(short.splitlines()) == 3
-
-
-def test_summary_of_all_data_sets(tmp_path):
-    for n, name in enumerate(['amazon-sports', 'tiktok'], start=1):
-        save(tmp_path, 'crane', 0, [0.9 / n, 0.7 / n], name)
-        save(tmp_path, 'peer', 0, [0.5 / n, 0.6 / n], name)
-        save(tmp_path, 'peer-all-pairs', 0, [0.5, 0.5], name)
-    save(tmp_path, 'peer', 0, [1.0, 1.0])
-    save(tmp_path, 'elsewhere', 0, [1.0, 1.0], 'tiktok')
-    records = [table.load(path) for path in tmp_path.glob('*.json')]
-    head, _, *rows = table.summary(records).splitlines()
-    assert head.split(' | ')[1] == 'Amazon Sports, recall@20'
-    assert rows[:3] == [
-        '| peer | 0.5500 | 0.2750 | 0.2750 | 0.1375 |',
-        '| crane | 0.8000 | 0.4000 | 0.4000 | 0.2000 |',
-        '| elsewhere | - | - | 1.0000 | 0.5000 |',
+def test_accuracy(folder):
+    datasets = table.by_dataset(folder / 'accuracy')
+    text = table.accuracy(datasets)
+    rows = cells(text)
+    assert rows['Recall@20 / NDCG@20'] == [['TikTok', 'shop']]
+    std = stats.tstd([0.5, 0.52])
+    assert rows['crane'][0] == [
+        f'.5100 ± {std:.4f} / .2550 ± {std / 2:.4f}'.replace('0.', '.'),
+        '.6000 / .3000',
     ]
-    assert rows[3] == ''
-    assert rows[4].startswith('Amazon Sports: recall@20 of *crane* is +45.5%')
-    assert rows[6].startswith('TikTok: ')
-    assert len(rows) == 7
+    assert rows['peer + ranker'] == [
+        ['.6150 ± .0071 / .3075 ± .0035', '.9000 / .4500']
+    ]
+    assert rows['before'][0] == ['.3000 / .1500', '-']
+    assert 'before + ranker' not in rows  # There is none of it.
+    assert 'most-popular + ranker' not in rows
+    # Number of seeds, best epochs, mean seconds:
+    assert rows['peer'][1] == ['2; 3 to 4; 2', '1; 3; 1']
+    assert len(rows['most-popular']) == 1
+    assert 'revision abc1234; date 2026-01-01; device cpu' in text
+    # By the gain on the most popular items, worst first:
+    names = [name for name in rows if 'ranker' not in name]
+    places = [names.index(x) for x in ('most-popular', 'ease', 'crane')]
+    assert places == sorted(places)
 
 
-def test_training_time_is_that_of_a_cpu():
+@pytest.mark.parametrize('kind', ['alone', 'ranker'])
+def test_margins_are_to_the_best_peer(folder, kind):
+    rows = cells(table.accuracy(table.by_dataset(folder / 'accuracy')))
+    ours, theirs = {
+        'alone': ([0.5, 0.52], [0.4, 0.41]),
+        'ranker': ([0.6, 0.64], [0.61, 0.62]),
+    }[kind]
+    p = stats.ttest_ind(ours, theirs, equal_var=False).pvalue
+    gain = sum(ours) / sum(theirs) - 1
+    label = {'alone': 'TikTok', 'ranker': 'TikTok + ranker'}[kind]
+    assert rows[label][-1:] == [[f'{gain:+.1%} (peer, p = {p:.1g})'] * 2]
+    other = {'alone': 'shop', 'ranker': 'shop + ranker'}[kind]
+    gain = {'alone': 0.6 / 0.8, 'ranker': 0.7 / 0.9}[kind] - 1
+    assert rows[other][-1:] == [[f'{gain:+.1%} (peer)'] * 2]
+
+
+def test_summary(folder):
+    datasets = table.by_dataset(folder / 'accuracy')
+    rows = cells(table.summary({**datasets, 'fake': datasets['shop']}))
+    assert rows['peer'] == [['.4050 → .6150', '.8000 → .9000']]
+    assert rows['**crane**'] == [['.5100 → .6200', '.6000 → .7000']]
+    assert rows['ease'] == [['.2000', '-']]
+
+
+def test_tuning_tells_the_best_on_validation_pairs():
     runs = [
-        {'seconds': 1.0},  # Older files do not say.
-        {'seconds': 2.0, 'device': 'cpu'},
+        {
+            'model': 'peer',
+            'seed': 0,
+            'overrides': {'lr': lr},
+            'valid': {'alone': {'recall@20': valid}},
+            'test': {'alone': {'recall@20': 1 - valid}},
+        }
+        for lr, valid in [(0.1, 0.2), (0.2, 0.4), (0.3, 0.3)]
+    ]
+    assert cells(table.tuning({'shop': runs}))['peer'] == [['lr 0.2 (of 3)']]
+
+
+def test_seconds_are_those_of_a_cpu():
+    runs = [
+        {'seconds': 1.0, 'device': 'cpu'},
+        {'seconds': 3.0, 'device': 'cpu'},
         {'seconds': 9.0, 'device': 'NVIDIA H200'},
     ]
-    assert table.training_time(runs) == '2'  # 1.5, rounded.
-    assert table.training_time(runs[2:]) == '-'
-    assert table.training_time([{'test': {}}]) == '-'
+    assert table.effort(runs) == '3; 2'
+    assert table.effort(runs[2:]) == '1'
+
+
+def test_writes_pages(folder, monkeypatch, tmp_path, capsys):
+    names = ['results', 'tuning', 'ablation', 'cold-start', 'missing']
+    for path, keys in [('PAGE', names), ('README', ['summary'])]:
+        page = tmp_path / f'{path}.md'
+        old = '<!-- {0}:begin -->\nBEFORE\n<!-- {0}:end -->'
+        page.write_text('a'.join(old.format(key) for key in keys))
+        monkeypatch.setattr(table, path, page)
+    argv = ['table.py', '--write', '--results', str(folder)]
+    monkeypatch.setattr(sys, 'argv', argv)
+    table.main()
+    text, short = table.PAGE.read_text(), table.README.read_text()
+    assert 'BEFORE' not in text + short
+    datasets = table.by_dataset(folder / 'accuracy')
+    begin, end = '<!-- results:begin -->', '<!-- results:end -->'
+    assert f'{begin}\n{table.accuracy(datasets)}\n{end}a<!--' in text
+    assert table.summary(datasets) in short
+    assert table.summary(datasets) in capsys.readouterr().out
