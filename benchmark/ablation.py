@@ -88,17 +88,20 @@ def table(
     references: dict[str, list[Record]],
     titles: dict[str, str],
 ) -> str:
-    """What there is of the present form, and of an earlier one."""
+    """What there is of the present form, and of an earlier one for data sets
+    that have nothing of the present one.
+    """
     forms: list[dict[str, list[Record]]] = [{}, {}]
     for name, records in datasets.items():
         for record in records:
             form = forms['form' in record]
             form.setdefault(name, []).append(record)
+    old = {name: x for name, x in forms[1].items() if name not in forms[0]}
     parts = []
     if forms[0]:
         parts.append(differences(forms[0], references, titles))
-    if forms[1]:
-        parts.append(earlier(forms[1], titles))
+    if old:
+        parts.append(earlier(old, titles))
     return '\n\n'.join(parts)
 
 

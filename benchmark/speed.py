@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from floors import ceilings, parts, probes
 from measure import (
     SPORTS,
     Row,
@@ -31,13 +32,11 @@ from torch_geometric.nn.models import LightGCN
 
 import crane_pyg.transforms as T
 from crane_pyg.nn import CRANE
-from crane_pyg.nn.propagate import propagate
 from crane_pyg.ranking import Ranker, evaluate
 
 SIZES, CHANNELS, BATCH_SIZE = {'image': 4096, 'text': 384}, 64, 2048
 RELATIONS = ('co_rated', 'similar_to', 'refined')
 CHANNELS_KEPT, FEW_ROWS = 128, 20_000
-WIDTH, COPIED = 2048, 2**26  # Of the product and the copy that are ceilings.
 IMPORT = """
 import time, torch, torch_geometric.nn, torch_geometric.transforms
 import torch_geometric.datasets, torch_geometric.metrics
@@ -59,7 +58,7 @@ def main() -> None:
     data, _ = build(SPORTS)
     rows = [
         *steps(data, args.repeats),
-        *parts(data, args.repeats),
+        *parts(make_crane(data), data, batch(data), args.repeats),
         *(knn(num_rows, args.repeats) for num_rows in args.knn_rows),
         *rankings(data, args.repeats),
         imports(args.repeats),
@@ -190,112 +189,6 @@ def steps(data: HeteroData, repeats: int) -> list[Row]:
     detail = f'{times["epoch"] * 1e3:.0f} ms an epoch of {num_batches} steps'
     name = 'sampling and edge dropping / step'
     return [*out, row(name, 100 * share, '%', 5, detail)]
-
-
-def probes(device: torch.device | str = 'cpu') -> dict[str, Callable]:
-    """What measures the ceilings, in turns with what stands below them, as
-    those of a shared machine come and go.
-    """
-    x, y = torch.randn(2, WIDTH, WIDTH, device=device)
-    big = torch.randn(COPIED, device=device)
-    other = torch.empty_like(big)
-    return {'flops': lambda: x @ y, 'bytes': lambda: other.copy_(big)}
-
-
-def ceilings(times: dict[str, float]) -> tuple[float, float]:
-    """FLOPs a second of a matrix product, bytes a second of a copy."""
-    return 2 * WIDTH**3 / times['flops'], 2 * 4 * COPIED / times['bytes']
-
-
-def backward(
-    run: Callable[[], Tensor], *inputs: Tensor
-) -> Callable[[], object]:
-    """Forward and backward, by a gradient of ones; in a step, the inputs have
-    no gradient to add it to.
-    """
-
-    def both() -> None:
-        for x in inputs:
-            x.grad = None
-        out = run()
-        out.backward(torch.ones_like(out))
-
-    return both
-
-
-def parts(data: HeteroData, repeats: int) -> list[Row]:
-    """The parts of a step, forward and backward, each above its floor."""
-    model = make_crane(data)
-    num_users, num_items = model.size
-    d, num_modalities = CHANNELS, len(SIZES)
-    width, wide = d * (1 + num_modalities), d * num_modalities
-    graphs = model.graphs(data)
-    adj, _, similar = graphs
-    streams = [torch.randn(num_items, d, requires_grad=True) for _ in range(2)]
-    user = torch.randn(num_users, width, requires_grad=True)
-    item = torch.randn(num_items, width, requires_grad=True)
-    out = model(data)
-    views = out.user_semantic, out.item_semantic
-    leaves = [x.detach().requires_grad_() for x in (*out[:2], *views)]
-    out = type(out)(*leaves[:2], None, *leaves[2:])
-    pairs = batch(data)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    for weight in model.parameters():
-        weight.grad = torch.randn_like(weight)
-
-    encoder = copy.deepcopy(model.encoder)
-    encoder.rca = None
-
-    def project() -> Tensor:
-        xs = {name: data['item'][f'x_{name}'] for name in SIZES}
-        return torch.cat(encoder(xs), dim=-1)
-
-    def smooth() -> Tensor:
-        near = model.conv((item, None), *similar)
-        size = (num_items, num_users)
-        x, y = propagate(model.conv, user, item, *graphs[:2], model.num_layers)
-        x = x + model.conv((near, None), *graphs[1], size=size)
-        return torch.cat([x.view(-1), (y + near).view(-1)])
-
-    runs = {
-        'projection': backward(project),
-        'RCA': backward(
-            lambda: torch.cat(model.encoder.rca(streams), dim=-1), *streams
-        ),
-        'propagation': backward(smooth, user, item),
-        'loss': backward(lambda: model.loss(out, *pairs), *leaves),
-        'optimizer': optimizer.step,
-    }
-    times = medians({**runs, **probes()}, repeats)
-    flops, speed = ceilings(times)
-    nodes, num_edges = num_users + num_items, adj[0].size(1)
-    # Reads of each edge's row and weight, and one write of each output row:
-    spmm = 5 * num_edges * (4 * width + 12) + 3 * 4 * width * nodes
-    spmm += similar[0].size(1) * (4 * width + 12)
-    num_weights = sum(weight.numel() for weight in model.parameters())
-    wide_product = num_items * sum(SIZES.values()) * d
-    product = num_items * wide * d
-    contrast = 2 * 1024**2 * width
-    floors = {
-        'projection': 2 * 2 * wide_product / flops,
-        'RCA': 2 * (2 * num_items * wide**2 + 6 * product) / flops,
-        'propagation': 2 * spmm / speed,
-        'loss': 2 * 3 * contrast / flops + 4 * width * nodes / speed,
-        'optimizer': 7 * 4 * num_weights / speed,
-    }
-    lines = [
-        row(
-            f'{name} / its floor',
-            times[name] / floor,
-            'x',
-            3,
-            f'{times[name] * 1e3:.0f} ms against {floor * 1e3:.1f} ms',
-        )
-        for name, floor in floors.items()
-    ]
-    text = f'{flops / 1e9:.0f} GFLOP/s, {speed / 1e9:.1f} GB/s'
-    lines[0]['detail'] += f' (ceilings: {text})'
-    return lines
 
 
 def knn(num_rows: int, repeats: int) -> Row:

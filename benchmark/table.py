@@ -42,17 +42,10 @@ def main() -> None:
     args = parser.parse_args()
     runs = {
         question: by_dataset(args.results / question)
-        for question in (
-            'accuracy',
-            'tuning',
-            'ablation',
-            'cold-start',
-            'missing',
-        )
+        for question in ('accuracy', 'ablation', 'cold-start', 'missing')
     }
     texts = {
         'results': accuracy(runs['accuracy']),
-        'tuning': tuning(runs['tuning']),
         'ablation': ablation.table(runs['ablation'], runs['accuracy'], TITLES),
         'cold-start': cold_start.table(runs['cold-start'], TITLES),
         'missing': missing.table(runs['missing'], TITLES),
@@ -207,26 +200,6 @@ def summary(datasets: dict[str, list[Record]]) -> str:
         rows.append([f'**{model}**' if model == 'crane' else model, *cells])
     head = ['Recall@20, alone → with the ranker', *titles_of(datasets)]
     return grid(head, rows)
-
-
-def tuning(datasets: dict[str, list[Record]]) -> str:
-    """What each model chose on the validation pairs, and out of how many."""
-    rows = []
-    for model, groups in by_model(datasets).items():
-        cells = []
-        for name in datasets:
-            found = groups.get(name, [])
-            text = '-'
-            if found:
-                best = max(
-                    found, key=lambda x: x['valid']['alone']['recall@20']
-                )
-                pairs = best['overrides'].items()
-                text = ', '.join(f'{key} {value}' for key, value in pairs)
-                text += f' (of {len(found)})'
-            cells.append(text)
-        rows.append([model, *cells])
-    return grid(['chosen', *titles_of(datasets)], rows)
 
 
 if __name__ == '__main__':

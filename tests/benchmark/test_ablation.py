@@ -69,9 +69,11 @@ def test_earlier_form_has_a_table_of_its_own():
         record('layers-3', 0, 0.4, form='earlier'),
         record('layers 1', 0, 0.5),
     ]
-    text = ablation.table({'shop': runs}, {}, {'shop': 'Shop'})
+    text = ablation.table({'a': runs[4:], 'b': runs[:4]}, {}, {'b': 'Shop'})
     present, earlier = text.split('\n\n')
     assert present.splitlines()[2:] == ['| layers 1 | .5000 |']
     assert earlier.splitlines()[0] == '| Recall@20, earlier form | Shop |'
     assert '| CRANE | .2500 |' in earlier
     assert '| layers | 3 .4000, 1 .1000 |' in earlier
+    # Where there is one of the present form, that is all:
+    assert ablation.table({'a': runs}, {}, {}) == present

@@ -1,5 +1,6 @@
 import sys
 
+import floors
 import gpu
 import measure
 import memory
@@ -24,8 +25,8 @@ def run(monkeypatch, tmp_path):
         monkeypatch.setattr(module, 'SPORTS', SMALL)
         monkeypatch.setattr(module, 'SIZES', {'image': 24, 'text': 8})
     monkeypatch.setattr(speed, 'CHANNELS_KEPT', 4)
-    monkeypatch.setattr(speed, 'WIDTH', 64)
-    monkeypatch.setattr(speed, 'COPIED', 2**12)
+    monkeypatch.setattr(floors, 'WIDTH', 64)
+    monkeypatch.setattr(floors, 'COPIED', 2**12)
 
     def main(module, *argv):
         argv = [*argv, '--threads', str(threads), '--results', str(tmp_path)]

@@ -106,20 +106,6 @@ def test_summary(folder):
     assert rows['ease'] == [['.2000', '-']]
 
 
-def test_tuning_tells_the_best_on_validation_pairs():
-    runs = [
-        {
-            'model': 'peer',
-            'seed': 0,
-            'overrides': {'lr': lr},
-            'valid': {'alone': {'recall@20': valid}},
-            'test': {'alone': {'recall@20': 1 - valid}},
-        }
-        for lr, valid in [(0.1, 0.2), (0.2, 0.4), (0.3, 0.3)]
-    ]
-    assert cells(table.tuning({'shop': runs}))['peer'] == [['lr 0.2 (of 3)']]
-
-
 def test_seconds_are_those_of_a_cpu():
     runs = [
         {'seconds': 1.0, 'device': 'cpu'},
@@ -131,7 +117,7 @@ def test_seconds_are_those_of_a_cpu():
 
 
 def test_writes_pages(folder, monkeypatch, tmp_path, capsys):
-    names = ['results', 'tuning', 'ablation', 'cold-start', 'missing']
+    names = ['results', 'ablation', 'cold-start', 'missing']
     for path, keys in [('PAGE', names), ('README', ['summary'])]:
         page = tmp_path / f'{path}.md'
         old = '<!-- {0}:begin -->\nBEFORE\n<!-- {0}:end -->'
