@@ -11,7 +11,7 @@ from crane_pyg._check import check_size
 from crane_pyg._edges import EdgeType, get_edges
 from crane_pyg._rows import as_plain
 from crane_pyg.ranking.blend import Judge, get_judge
-from crane_pyg.ranking.ease import ease_weights, shared_users
+from crane_pyg.ranking.closed_form import shared_users
 from crane_pyg.ranking.neighborhood import Neighborhood
 from crane_pyg.ranking.ranker import Ranker
 from crane_pyg.ranking.relations import choose_ease
@@ -48,7 +48,7 @@ def popularity(
 @torch.no_grad()
 def item_knn(
     data: HeteroData,
-    k: int = 100,
+    k: int = 1000,
     edge_type: EdgeType = RATES,
     **kwargs: Any,  # noqa: ANN401
 ) -> Ranker:
@@ -66,7 +66,7 @@ def item_knn(
         data (torch_geometric.data.HeteroData): The training pairs.
         k (int, optional): The number of other items that an item of the
             history speaks for, those most similar to it.
-            (default: :obj:`100`)
+            (default: :obj:`1000`)
         edge_type (tuple, optional): Their edge type.
             (default: :obj:`('user', 'rates', 'item')`)
         **kwargs: Other arguments of :class:`~crane_pyg.ranking.Ranker`.
@@ -100,7 +100,7 @@ def ease(
 ) -> Ranker:
     r"""Ranks the items by the closed-form weights of the `"Embarrassingly
     Shallow Autoencoders for Sparse Data" <https://arxiv.org/abs/1905.03257>`_
-    paper, see :func:`~crane_pyg.ranking.ease.ease_weights`: all of them.
+    paper, see :func:`~crane_pyg.ranking.closed_form.ease_weights`: all of them.
 
     Args:
         data (torch_geometric.data.HeteroData): The training pairs.
@@ -124,12 +124,10 @@ def ease(
         judge = get_judge(
             near, pairs, metric=metric, candidates=kwargs.get('candidates')
         )
-    graph = (
-        choose_ease(history, size, judge)
-        if l2 is None
-        else ease_weights(history, size, l2)
-    )
-    return Ranker(Neighborhood(history, {'ease': graph}, size), **kwargs)
+    weights, l2 = choose_ease(history, size, judge, l2)
+    out = Ranker(Neighborhood(history, {'ease': weights}, size), **kwargs)
+    out.l2 = l2
+    return out
 
 
 def get_history(

@@ -2,7 +2,7 @@ r"""How much each relation counts beside the inner products, chosen on
 validation pairs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -13,77 +13,15 @@ from crane_pyg._groups import group_top_k
 from crane_pyg._rows import CompressedRows
 from crane_pyg.ranking.metrics import held_out_pairs
 from crane_pyg.ranking.neighborhood import Neighborhood
-from crane_pyg.ranking.top_k import BARRED, Barred, blocks, check_k
+from crane_pyg.ranking.per_user import METRICS, Metric
+from crane_pyg.ranking.top_k import BARRED, Barred, blocks, check_k, mask_top_k
 
 GRID: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 POOL_SIZE: Final = 100
 BLOCK_SIZE: Final = 256
+CHUNK: Final = 1024
 NUM_USERS: Final = 10_000
 NUM_SPREAD: Final = 1024
-
-Metric = Callable[[Tensor, Tensor], Tensor]
-
-
-def _discount(hit: Tensor) -> Tensor:
-    rank = torch.arange(2, hit.size(1) + 2, device=hit.device)
-    return rank.to(hit.dtype).log2().reciprocal()
-
-
-def recall(hit: Tensor, count: Tensor) -> Tensor:
-    r"""Returns the share of held-out items in the list of each user, from hits
-    :math:`(U, k)` and the numbers of held-out items :math:`(U)`.
-    """
-    return hit.sum(dim=1) / count
-
-
-def precision(hit: Tensor, count: Tensor) -> Tensor:
-    r"""Returns the share of each list that is held-out items."""
-    return hit.mean(dim=1)
-
-
-def f1(hit: Tensor, count: Tensor) -> Tensor:
-    r"""Returns the harmonic mean of both."""
-    return 2.0 * hit.sum(dim=1) / (count + hit.size(1))
-
-
-def average_precision(hit: Tensor, count: Tensor) -> Tensor:
-    r"""Returns the precision at each hit, summed and divided by the most hits
-    there can be.
-    """
-    rank = torch.arange(1, hit.size(1) + 1, device=hit.device)
-    total = (hit.cumsum(dim=1) / rank * hit).sum(dim=1)
-    return total / count.clamp(max=hit.size(1))
-
-
-def ndcg(hit: Tensor, count: Tensor) -> Tensor:
-    r"""Returns the gain of each list, discounted by the logarithm of the place
-    and divided by that of the best list.
-    """
-    discount = _discount(hit)
-    best = discount.cumsum(dim=0)[count.long().clamp(max=hit.size(1)) - 1]
-    return (hit * discount).sum(dim=1) / best
-
-
-def mrr(hit: Tensor, count: Tensor) -> Tensor:
-    r"""Returns the reciprocal of the place of the first hit."""
-    rank = torch.arange(1, hit.size(1) + 1, device=hit.device)
-    return (hit / rank).amax(dim=1)
-
-
-def hit_ratio(hit: Tensor, count: Tensor) -> Tensor:
-    r"""Returns whether there is any hit."""
-    return hit.amax(dim=1)
-
-
-METRICS: Final[dict[str, Metric]] = {
-    'recall': recall,
-    'ndcg': ndcg,
-    'precision': precision,
-    'f1': f1,
-    'map': average_precision,
-    'mrr': mrr,
-    'hit_ratio': hit_ratio,
-}
 
 
 class Judge(NamedTuple):
@@ -110,14 +48,14 @@ class Pool(NamedTuple):
         score (torch.Tensor): The scores :math:`(C, U, P)` by each component:
             the inner products first, then each relation;
             :math:`-\infty` and zero where an item stands twice.
-        label (torch.Tensor): Which of these items are held out
-            :math:`(U, P)`.
+        found (torch.Tensor): Where the held-out items are among these: their
+            rows above their columns :math:`(2, H)`.
         total (torch.Tensor): The number of held-out items of each user
             :math:`(U)`, also of those outside the pool.
     """
 
     score: Tensor
-    label: Tensor
+    found: Tensor
     total: Tensor
 
 
@@ -217,6 +155,7 @@ def make_pool(
     users = evenly(pairs[0].unique(), NUM_USERS)
     labels = CompressedRows(pairs, *neighborhood.size, 'edge_label_index')
     size, outs = min(max(POOL_SIZE, 2 * judge.k), num_items), []
+    first = 0
     for index, product in blocks(user_emb, item_emb, users, block_size):
         parts = [product]
         for name, factor in scale.items():
@@ -228,10 +167,15 @@ def make_pool(
         row, item, _ = labels[index]
         label = torch.zeros_like(product, dtype=torch.bool)
         label[row, item] = True
-        outs.append(Pool(score, label.gather(1, place), label.sum(dim=1)))
+        # One that is barred is never found:
+        hit = label.gather(1, place) & (score[0] != BARRED)
+        row, col = hit.nonzero().t()
+        found = torch.stack([row + first, col])
+        outs.append(Pool(score, found, label.sum(dim=1)))
+        first += index.numel()
     return Pool(
         torch.cat([out.score for out in outs], dim=1),
-        torch.cat([out.label for out in outs]),
+        torch.cat([out.found for out in outs], dim=1),
         torch.cat([out.total for out in outs]),
     )
 
@@ -310,12 +254,45 @@ def choose_weights(
 
 
 def blend_metric(pool: Pool, weights: Sequence[float], judge: Judge) -> Tensor:
-    r"""Returns the metric of each user, ranked by a weighted sum."""
+    r"""Returns the metric of each user, ranked by a weighted sum. Of equal
+    scores, that of the lower index goes first.
+    """
     score = pool.score[0].clone()
     for part, weight in zip(pool.score[1:], weights, strict=True):
         if weight != 0.0:
             score.add_(part, alpha=weight)
-    value, place = score.topk(judge.k, dim=1)
-    hit = pool.label.gather(1, place) & (value != BARRED)
-    count = pool.total.to(value.dtype)
-    return judge.metric(hit.to(value.dtype), count).double()
+    # To count what is above a few items takes less time than to sort all:
+    rank = torch.cat([_rank(score, *part) for part in _parts(pool.found)])
+    row, keep = pool.found[0], rank < judge.k
+    hit = score.new_zeros(score.size(0), judge.k)
+    hit[row[keep], rank[keep]] = 1.0
+    return judge.metric(hit, pool.total.to(hit.dtype)).double()
+
+
+def _parts(found: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from zip(*(x.split(CHUNK) for x in found), strict=True)
+
+
+def _rank(score: Tensor, row: Tensor, place: Tensor) -> Tensor:
+    r"""Returns how many entries of a row go before each of some entries."""
+    score, place = score.index_select(0, row), place.unsqueeze(1)
+    value = score.gather(1, place)
+    equal = score == value
+    equal &= torch.arange(score.size(1), device=row.device) < place
+    return (equal | (score > value)).sum(dim=1)
+
+
+def list_metric(neighborhood: Neighborhood, judge: Judge) -> Tensor:
+    r"""Returns the metric of each user, ranked by the relations alone."""
+    pairs, size, outs = judge.edge_label_index, neighborhood.size, []
+    labels = CompressedRows(pairs, *size, 'edge_label_index')
+    users = evenly(pairs[0].unique(), NUM_USERS)
+    user, item = (torch.empty(n, 0, device=pairs.device) for n in size)
+    for index, score in blocks(user, item, users, BLOCK_SIZE, neighborhood):
+        place = mask_top_k(index, score, judge.k, judge.barred).index
+        row, col, _ = labels[index]
+        label = torch.zeros_like(score)
+        label[row, col] = 1.0
+        hit = label.gather(1, place.clamp(min=0)) * (place >= 0)
+        outs.append(judge.metric(hit, label.sum(dim=1)))
+    return torch.cat(outs)

@@ -4,13 +4,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Final
 
-import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from crane_pyg._edges import get_graph
-from crane_pyg.ranking.blend import Judge, blend_metric, make_pool
-from crane_pyg.ranking.ease import (
+from crane_pyg._edges import EdgeType, get_graph
+from crane_pyg.ranking.blend import Judge, list_metric
+from crane_pyg.ranking.closed_form import (
     ease_weights,
     gram_matrix,
     prune,
@@ -38,67 +37,76 @@ def get_relations(
     item_emb: Tensor,
     history: Tensor,
     size: tuple[int, int],
-    item: str,
+    edge_type: EdgeType,
     judge: Judge | None,
-) -> dict[str, Graph]:
-    r"""Returns the edges and weights of relations by name; :obj:`None` stands
-    for those of :obj:`DEFAULT` that there are.
+    l2: float | None,
+) -> tuple[dict[str, Graph], float | None]:
+    r"""Returns the edges and weights of relations by name, and the
+    regularization of the closed-form ones; :obj:`None` stands for those of
+    :obj:`DEFAULT` that there are.
     """
     graphs: dict[str, Graph] = {}
     for name in DEFAULT if relations is None else relations:
-        graph: Graph | None = None
+        named = (edge_type[2], name, edge_type[2])
         if name == EASE:
-            graph = ease_graph(history, size, judge)
+            if can_solve(size[1]):
+                graphs[name], l2 = ease_graph(history, size, judge, l2)
         elif name == REFINED:
             if relations is not None or item_emb.size(1) > 0:
-                graph = refined_graph(item_emb)
-        elif relations is not None or (item, name, item) in data.edge_types:
-            edge_index, value = get_graph(data, (item, name, item))
-            graph = (edge_index.to(history.device), value.to(history.device))
-        if graph is not None:
-            graphs[name] = graph
-    return graphs
+                graphs[name] = refined_graph(item_emb)
+        elif relations is not None or named in data.edge_types:
+            edge_index, value = get_graph(data, named)
+            device = history.device
+            graphs[name] = (edge_index.to(device), value.to(device))
+    return graphs, l2 if EASE in graphs else None
+
+
+def can_solve(num_items: int) -> bool:
+    r"""Returns whether there are few enough items, and warns if not."""
+    if num_items > MAX_ITEMS:
+        warnings.warn(
+            f"Relation '{EASE}' is left out: it takes a matrix of all items "
+            f'by all items, which have to be at most {MAX_ITEMS} '
+            f'(got {num_items})',
+            stacklevel=5,
+        )
+    return num_items <= MAX_ITEMS
 
 
 def ease_graph(
-    history: Tensor, size: tuple[int, int], judge: Judge | None = None
-) -> Graph | None:
-    r"""Returns the weights of :func:`~crane_pyg.ranking.ease.ease_weights`:
-    all of them for up to 3,000 items, the 100 largest of each row for up to
-    30,000, and none for more.
+    history: Tensor,
+    size: tuple[int, int],
+    judge: Judge | None,
+    l2: float | None,
+) -> tuple[Graph, float]:
+    r"""Returns closed-form weights: all of them for up to 3,000 items, else
+    the 100 largest of each row; and their regularization.
     """
-    if size[1] > MAX_ITEMS:
-        warnings.warn(
-            f"Relation '{EASE}' is left out: it takes a matrix of all items "
-            f'by all items, of which there are more than {MAX_ITEMS} '
-            f'(got {size[1]})',
-            stacklevel=4,
-        )
-        return None
-    if size[1] > FULL_ITEMS:
-        return prune(ease_weights(history, size, L2), NUM_KEPT)
-    return choose_ease(history, size, judge)
+    if size[1] <= FULL_ITEMS:
+        return choose_ease(history, size, judge, l2)
+    weights, l2 = choose_ease(history, size, None, l2)
+    return prune(weights, NUM_KEPT), l2
 
 
 def choose_ease(
     history: Tensor,
     size: tuple[int, int],
-    judge: Judge | None,
-    l2s: Sequence[float] = L2S,
-) -> Tensor:
-    r"""Returns the weights with the regularization that ranks best on its own,
-    or with :obj:`L2` if there is nothing to judge by.
+    judge: Judge | None = None,
+    l2: float | None = None,
+) -> tuple[Tensor, float]:
+    r"""Returns the weights with a given regularization, or with the one that
+    ranks best on its own, or with :obj:`L2` if there is nothing to judge by;
+    and the regularization.
     """
-    if judge is None:
-        return ease_weights(history, size, L2)
+    if l2 is not None or judge is None:
+        l2 = L2 if l2 is None else l2
+        return ease_weights(history, size, l2), l2
     gram = best = gram_matrix(history, size)
-    best_value = float('-inf')
-    user, item = (torch.empty(n, 0, device=history.device) for n in size)
-    for l2 in l2s:
-        weights = solve(gram.clone(), l2)
+    best_value, best_l2 = float('-inf'), L2
+    for option in L2S:
+        weights = solve(gram.clone(), option)
         near = Neighborhood(history, {EASE: weights}, size)
-        pool = make_pool(user, item, near, {EASE: 1.0}, judge)
-        value = float(blend_metric(pool, [1.0], judge).mean())
+        value = float(list_metric(near, judge).mean())
         if value > best_value:
-            best, best_value = weights, value
-    return best
+            best, best_value, best_l2 = weights, value, option
+    return best, best_l2

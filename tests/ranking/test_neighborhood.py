@@ -3,10 +3,7 @@ import torch
 from torch_geometric import EdgeIndex
 from torch_geometric.testing import withCUDA
 
-import crane_pyg.transforms as T
-from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.ranking import Neighborhood, evaluate, neighborhood, top_k
-from crane_pyg.ranking.metrics import evaluate_each
 from crane_pyg.ranking.neighborhood import product_std
 
 SIZE = (7, 9)
@@ -32,19 +29,32 @@ def history():
 @pytest.fixture
 def graphs():
     items = SIZE[1]
-    return [
-        (*get_graph(items, items, 30, seed=2), 2.0),
-        (*get_graph(items, items, 11, seed=3), 0.5),
-    ]
+    generator = torch.Generator().manual_seed(6)
+    return {
+        'near': get_graph(items, items, 30, seed=2),
+        'far': get_graph(items, items, 11, seed=3),
+        'all': torch.randn(items, items, generator=generator),
+    }
 
 
-def naive(history, graphs):
+WEIGHTS = {'near': 2.0, 'far': 0.5, 'all': -1.5}
+
+
+def naive(history, graphs, weights=WEIGHTS):
     out = torch.zeros(SIZE)
     rates = dense(SIZE, history, torch.ones(history.size(1)))
-    for edge_index, value, weight in graphs:
-        adj = dense((SIZE[1], SIZE[1]), edge_index, value)
+    for name, weight in weights.items():
+        adj = graphs[name]
+        if isinstance(adj, tuple):
+            adj = dense((SIZE[1], SIZE[1]), *adj)
         out += weight * rates @ adj
     return out
+
+
+def to(graph, device):
+    if isinstance(graph, tuple):
+        return tuple(x.to(device) for x in graph)
+    return graph.to(device)
 
 
 @withCUDA
@@ -53,8 +63,8 @@ def test_neighborhood(part_size, history, graphs, device, monkeypatch):
     monkeypatch.setattr(neighborhood, 'PART_SIZE', part_size)
     expected = naive(history, graphs)
     assert expected.count_nonzero() > 10
-    graphs = [(e.to(device), v.to(device), w) for e, v, w in graphs]
-    out = Neighborhood(history.to(device), graphs, SIZE)
+    graphs = {name: to(graph, device) for name, graph in graphs.items()}
+    out = Neighborhood(history.to(device), graphs, SIZE, WEIGHTS)
     users = torch.tensor([5, 0, 5, 3], device=device)
     score = torch.ones(4, SIZE[1], device=device)
     assert out.add_to(score, users) is score
@@ -62,21 +72,21 @@ def test_neighborhood(part_size, history, graphs, device, monkeypatch):
 
 
 def test_neighborhood_takes_edge_index(history, graphs):
-    (edge_index, value, weight), _ = graphs
+    edge_index, value = graphs['near']
     col = edge_index[1].argsort(stable=True)
     adj = EdgeIndex(
         edge_index[:, col], sparse_size=(SIZE[1],) * 2, sort_order='col'
     )
     users, zeros = torch.arange(SIZE[0]), torch.zeros(SIZE)
-    out = Neighborhood(history, [(adj, value[col], weight)], SIZE)
-    expected = naive(history, graphs[:1])
+    out = Neighborhood(history, {'near': (adj, value[col])}, SIZE)
+    expected = naive(history, graphs, {'near': 1.0})
     torch.testing.assert_close(out.add_to(zeros, users), expected)
 
 
 @pytest.mark.parametrize('dtype', [torch.double, torch.bfloat16])
 def test_neighborhood_precision(dtype, history, graphs):
     score = torch.zeros(SIZE, dtype=dtype)
-    out = Neighborhood(history, graphs, SIZE)
+    out = Neighborhood(history, graphs, SIZE, WEIGHTS)
     out.add_to(score, torch.arange(SIZE[0]))
     expected = naive(history, graphs).to(dtype)
     torch.testing.assert_close(score, expected, atol=0.05, rtol=0.02)
@@ -86,36 +96,17 @@ def test_rankings_add_neighborhood(history, graphs):
     generator = torch.Generator().manual_seed(4)
     user, item = (torch.randn(n, 3, generator=generator) for n in SIZE)
     score = user @ item.t() + naive(history, graphs)
-    neighbors = Neighborhood(history, graphs, SIZE)
+    neighbors = Neighborhood(history, graphs, SIZE, WEIGHTS)
     kwargs = {'block_size': 2, 'neighbors': neighbors}
 
-    top = top_k(user, item, 4, **kwargs)
+    top = top_k(user, item, 4, **kwargs).index
     assert top.equal(score.topk(4)[1])
-    assert not top.equal(top_k(user, item, 4))
+    assert not top.equal(top_k(user, item, 4).index)
 
     first = torch.stack([torch.arange(SIZE[0]), score.argmax(dim=1)])
-    out = evaluate(user, item, first, ks=[1], **kwargs)
+    out = evaluate(user, item, first, ks=1, **kwargs)
     assert out['recall@1'] == 1.0
-    assert evaluate(user, item, first, ks=[1])['recall@1'] < 1.0
-
-
-@pytest.mark.parametrize('block_size', [1, 3, 1024])
-def test_evaluate_each(history, graphs, small_embs, block_size):
-    near = Neighborhood(history, graphs, SIZE)
-    neighbors = [near, None, near.scaled(-3.0), near]
-    held_out = get_graph(*SIZE, 12, seed=5)[0]
-    args = (*small_embs, held_out, history, [2, 4])
-    out = evaluate_each(*args, neighbors, block_size)
-    assert out == [evaluate(*args, neighbors=x) for x in neighbors]
-    assert len({metrics['ndcg@4'] for metrics in out}) == 3
-
-
-def test_evaluate_each_needs_all_users_and_items(history, graphs, small_embs):
-    user, item = small_embs
-    near = Neighborhood(history, graphs, SIZE)
-    match = r"all \(7, 9\) users and items of 'neighbors' \(got \(6, 9\)\)"
-    with pytest.raises(ValueError, match=match):
-        evaluate_each(user[:6], item, history[:, :1], None, [2], [None, near])
+    assert evaluate(user, item, first, ks=1)['recall@1'] < 1.0
 
 
 @pytest.mark.parametrize(
@@ -123,29 +114,78 @@ def test_evaluate_each_needs_all_users_and_items(history, graphs, small_embs):
     [
         ([[7], [0]], [[0], [0]], r"'history\[0\]' .* 0 and 6 \(got 7\)"),
         ([[0], [-1]], [[0], [0]], r"'history\[1\]' .* 0 and 8 \(got -1\)"),
-        ([[0], [0]], [[0], [9]], r"'graphs\[1\]' .* 0 and 8 \(got 9\)"),
+        (
+            [[0], [0]],
+            [[0], [9]],
+            r"graphs\['near'\]\[1\]' .* 0 and 8 \(got 9\)",
+        ),
     ],
 )
 def test_neighborhood_errors(history, edge_index, match):
-    graph = (torch.tensor(edge_index), torch.ones(1), 1.0)
+    graph = (torch.tensor(edge_index), torch.ones(1))
     with pytest.raises(ValueError, match=match):
-        Neighborhood(torch.tensor(history), [graph], SIZE)
+        Neighborhood(torch.tensor(history), {'near': graph}, SIZE)
 
 
 @pytest.mark.parametrize('value', ['nan', 'inf'])
-def test_neighborhood_needs_finite_weights(history, value):
+def test_neighborhood_needs_finite_weights(history, graphs, value):
     edge_index, bad = torch.zeros(2, 2).long(), float(value)
-    for graph in [(torch.tensor([1.0, bad]), 1.0), (torch.ones(2), bad)]:
-        with pytest.raises(ValueError, match=rf"'graphs' .* \(got .?{value}"):
-            Neighborhood(history, [(edge_index, *graph)], SIZE)
+    matrix = torch.full((SIZE[1], SIZE[1]), bad)
+    for graph in [(edge_index, torch.tensor([1.0, bad])), matrix]:
+        with pytest.raises(ValueError, match=rf"\['a'\]' .* \(got .?{value}"):
+            Neighborhood(history, {'a': graph}, SIZE)
+    near = Neighborhood(history, graphs, SIZE)
+    with pytest.raises(ValueError, match=rf"weights\['far'\]' .*{value}"):
+        near.with_weights({'far': bad})
 
 
-@pytest.mark.parametrize('num_values', [1, 3])
-def test_neighborhood_needs_a_weight_per_edge(history, num_values):
-    graph = (torch.zeros(2, 2).long(), torch.ones(num_values), 1.0)
-    match = rf"'values of graphs' .* \[2\] \(got \[{num_values}\]\)"
+def test_neighborhood_needs_weights_of_all_edges(history):
+    edge_index = torch.zeros(2, 2).long()
+    match = r"'values of graphs\['a'\]' .* \[2\] \(got \[3\]\)"
     with pytest.raises(ValueError, match=match):
-        Neighborhood(history, [graph], SIZE)
+        Neighborhood(history, {'a': (edge_index, torch.ones(3))}, SIZE)
+    match = r"graphs\['a'\]' .* \[9, 9\] \(got \[9, 8\]\)"
+    with pytest.raises(ValueError, match=match):
+        Neighborhood(history, {'a': torch.ones(9, 8)}, SIZE)
+
+
+def test_neighborhood_with_other_weights(history, graphs):
+    near, users = Neighborhood(history, graphs, SIZE), torch.arange(SIZE[0])
+    assert near.weights == {'near': 1.0, 'far': 1.0, 'all': 1.0}
+    other = near.with_weights({'far': -3.0})
+    assert other.weights == {'near': 0.0, 'far': -3.0, 'all': 0.0}
+    assert other.relations is near.relations  # Nothing is copied.
+    expected = naive(history, graphs, {'far': -3.0})
+    torch.testing.assert_close(other.add_to(torch.zeros(SIZE), users), expected)
+    few = near.only({'far': -3.0})
+    assert list(few.relations) == list(few.weights) == ['far']
+    torch.testing.assert_close(few.add_to(torch.zeros(SIZE), users), expected)
+    for name in graphs:
+        expected = naive(history, graphs, {name: 1.0})
+        out = other.scores(name, users)
+        torch.testing.assert_close(out, expected)
+    with pytest.raises(ValueError, match=r"\['near', 'far', 'all'\] .*'b'"):
+        near.with_weights({'b': 1.0})
+
+
+def test_neighborhood_edges_of_items(history, graphs):
+    relations = Neighborhood(history, graphs, SIZE).relations
+    for name, graph in graphs.items():
+        if isinstance(graph, tuple):
+            graph = dense((SIZE[1], SIZE[1]), *graph)
+        row, item, value = relations[name][torch.tensor([4, 2])]
+        out = dense((2, SIZE[1]), torch.stack([row, item]), value)
+        torch.testing.assert_close(out, graph[[4, 2]])
+
+
+def test_neighborhood_counts_on_in_half_precision():
+    # In bfloat16 itself, 256 + 1 is 256:
+    history = torch.stack([torch.zeros(400).long(), torch.arange(400)])
+    graph = torch.stack([torch.arange(400), torch.zeros(400).long()])
+    near = Neighborhood(history, {'a': (graph, torch.ones(400))}, (1, 400))
+    score = torch.zeros(1, 400, dtype=torch.bfloat16)
+    near.add_to(score, torch.tensor([0]))
+    assert float(score[0, 0]) == 400.0
 
 
 @pytest.mark.parametrize('size', [(4, SIZE[1] - 1), (3, SIZE[1])])
@@ -157,86 +197,9 @@ def test_neighborhood_needs_scores_of_all_items(history, graphs, size):
 
 
 @pytest.fixture
-def data():
-    return FakeMultimodalDataset(40, 30, pre_transform=T.BuildDualGraph())[0]
-
-
-@pytest.fixture
-def embs():
-    generator = torch.Generator().manual_seed(12)
-    return tuple(torch.randn(n, 4, generator=generator) for n in (40, 30))
-
-
-@pytest.fixture
 def small_embs():
     generator = torch.Generator().manual_seed(12)
     return tuple(torch.randn(n, 4, generator=generator) for n in SIZE)
-
-
-def get_edges(data, relation):
-    store = data['item', relation, 'item']
-    return store.edge_index.as_tensor(), store.edge_weight
-
-
-@withCUDA
-@pytest.mark.parametrize('rates', ['rates', 'bought'])
-@pytest.mark.parametrize(
-    'weights', [None, {'similar_to': 0.5, 'refined': -2.0}, {'co_rated': 3.0}]
-)
-def test_neighborhood_from_embeddings(data, embs, rates, weights, device):
-    edge_type = ('user', rates, 'item')
-    data[edge_type].edge_index = data['user', 'rates', 'item'].edge_index
-    build = T.BuildDualGraph()
-    neighbors = {'refined': T.knn_item_graph(embs[1], k=10)}
-    refined = build.item_graph(neighbors, 30)
-    expected, products = torch.zeros(40, 30), embs[0] @ embs[1].t()
-    history = data[edge_type].edge_index.as_tensor()
-    count = dense((40, 30), history, torch.ones(history.size(1)))
-    relations = ('co_rated', 'similar_to', 'refined')
-    for relation, weight in (weights or dict.fromkeys(relations, 9.0)).items():
-        graph = refined if relation == 'refined' else get_edges(data, relation)
-        weight = weight * products.std(unbiased=False)
-        expected += weight * count @ dense((30, 30), *graph)
-
-    user, item = (x.to(device).requires_grad_() for x in embs)
-    near = Neighborhood.from_embeddings(
-        data.to(device), user, item, weights, edge_type
-    )
-    users, zeros = torch.arange(40), torch.zeros(40, 30)
-    score = near.add_to(zeros.to(device), users.to(device))
-    torch.testing.assert_close(score.cpu(), expected)
-    assert not score.requires_grad
-
-    # A factor multiplies what a copy adds:
-    other = near.scaled(-0.5)
-    assert other.weights == [-0.5 * weight for weight in near.weights]
-    out = other.add_to(score.clone(), users.to(device))
-    torch.testing.assert_close(out, 0.5 * score)
-    again = near.add_to(torch.zeros_like(score), users.to(device))
-    torch.testing.assert_close(again, score)
-
-
-@pytest.mark.parametrize(
-    ('kwargs', 'match'),
-    [
-        ({'weights': {'near': 1.0}}, r"'item', 'near', 'item'.*'BuildDual"),
-        ({'weights': {'refined': float('inf')}}, r"weights\['refined'\].*inf"),
-        ({'edge_type': ('user', 'had', 'item')}, r"'user', 'had', 'item'"),
-        ({'user_emb': torch.ones(39, 4)}, r"'history\[0\]' .* \(got 39\)"),
-        ({'item_emb': torch.rand(29, 4)}, r"'history\[1\]' .* \(got 29\)"),
-    ],
-)
-def test_neighborhood_from_embeddings_errors(data, embs, kwargs, match):
-    kwargs = dict(zip(('user_emb', 'item_emb'), embs, strict=True)) | kwargs
-    with pytest.raises(ValueError, match=match):
-        Neighborhood.from_embeddings(data, **kwargs)
-
-
-@pytest.mark.parametrize('factor', [float('nan'), float('-inf')])
-def test_neighborhood_scaled_errors(history, graphs, factor):
-    near = Neighborhood(history, graphs, SIZE)
-    with pytest.raises(ValueError, match=rf"'factor' .* \(got {factor}\)"):
-        near.scaled(factor)
 
 
 @withCUDA

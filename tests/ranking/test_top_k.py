@@ -1,10 +1,10 @@
-import math
-
+import numpy as np
 import pytest
 import torch
+from torch_geometric import EdgeIndex
 from torch_geometric.testing import withCUDA
 
-from crane_pyg.ranking import Neighborhood, evaluate, evaluate_scores, top_k
+from crane_pyg.ranking import Neighborhood, evaluate, top_k
 
 NUM_USERS, NUM_ITEMS = 13, 23
 
@@ -39,27 +39,6 @@ def naive_ranking(user_emb, item_emb, user, excluded):
     return sorted(items, key=lambda item: -score[item])
 
 
-def naive_evaluate(user_emb, item_emb, edge_label_index, exclude, ks):
-    labels, excluded = pairs_by_user(edge_label_index), pairs_by_user(exclude)
-    out = {}
-    for k in ks:
-        recalls, ndcgs = [], []
-        for user, items in labels.items():
-            ranking = naive_ranking(
-                user_emb, item_emb, user, excluded.get(user, set())
-            )[:k]
-            hits = [item in items for item in ranking]
-            gains = [1 / math.log2(pos + 2) for pos in range(k)]
-            dcg = sum(
-                gain for gain, hit in zip(gains, hits, strict=False) if hit
-            )
-            recalls.append(sum(hits) / len(items))
-            ndcgs.append(dcg / sum(gains[: len(items)]))
-        out[f'recall@{k}'] = sum(recalls) / len(recalls)
-        out[f'ndcg@{k}'] = sum(ndcgs) / len(ndcgs)
-    return out
-
-
 @pytest.mark.parametrize('k', [1, 5, NUM_ITEMS])
 @pytest.mark.parametrize('block_size', [1, 4, NUM_USERS, 1024])
 @pytest.mark.parametrize('excluded', [False, True])
@@ -67,7 +46,7 @@ def test_top_k(embs, k, block_size, excluded):
     exclude = random_pairs(60, seed=1) if excluded else None
     before = [x if x is None else x.clone() for x in (*embs, exclude)]
 
-    out = top_k(*embs, k, exclude=exclude, block_size=block_size)
+    out, score = top_k(*embs, k, exclude=exclude, block_size=block_size)
     assert out.size() == (NUM_USERS, k)
     assert out.dtype == torch.long
 
@@ -75,6 +54,9 @@ def test_top_k(embs, k, block_size, excluded):
     for user, items in enumerate(out.tolist()):
         expected = naive_ranking(*embs, user, excluded.get(user, set()))[:k]
         assert items == expected + [-1] * (k - len(expected))
+        value = (embs[1] @ embs[0][user])[expected]
+        torch.testing.assert_close(score[user, : len(expected)], value)
+        assert (score[user, len(expected) :] == float('-inf')).all()
 
     for x, y in zip((*embs, exclude), before, strict=True):
         assert x is y is None or torch.equal(x, y)
@@ -82,18 +64,18 @@ def test_top_k(embs, k, block_size, excluded):
 
 def test_top_k_equals_argsort(embs):
     expected = (embs[0] @ embs[1].t()).argsort(dim=-1, descending=True)
-    assert torch.equal(top_k(*embs, NUM_ITEMS), expected)
-    assert torch.equal(top_k(*embs, 3), expected[:, :3])
+    assert torch.equal(top_k(*embs, NUM_ITEMS).index, expected)
+    assert torch.equal(top_k(*embs, 3).index, expected[:, :3])
 
 
 @pytest.mark.parametrize('block_size', [1, 2, 1024])
 def test_top_k_of_some_users(embs, block_size):
     exclude = random_pairs(60, seed=1)
     user_index = torch.tensor([12, 3, 3, 0, 7])
-    out = top_k(*embs, 5, user_index, exclude, block_size)
-    assert torch.equal(out, top_k(*embs, 5, exclude=exclude)[user_index])
+    out = top_k(*embs, 5, user_index, exclude, block_size).index
+    assert torch.equal(out, top_k(*embs, 5, exclude=exclude).index[user_index])
 
-    out = top_k(*embs, 5, user_index[:0], exclude, block_size)
+    out = top_k(*embs, 5, user_index[:0], exclude, block_size).index
     assert out.size() == (0, 5)
     assert out.dtype == torch.long
 
@@ -106,11 +88,11 @@ def test_top_k_pads(embs):
             [*range(NUM_ITEMS), *range(NUM_ITEMS - 1), 0],
         ]
     )
-    out = top_k(*embs, 3, exclude=exclude).tolist()
+    out = top_k(*embs, 3, exclude=exclude).index.tolist()
     assert out[1] == [-1, -1, -1]
     assert out[2] == [NUM_ITEMS - 1, -1, -1]
 
-    expected = top_k(*embs, 3).tolist()
+    expected = top_k(*embs, 3).index.tolist()
     assert out[0] == expected[0]
     assert out[3:] == expected[3:]
 
@@ -121,78 +103,10 @@ def test_ranking_records_no_gradient(embs):
     saved = []
     hooks = (saved.append, lambda x: x)
     with torch.autograd.graph.saved_tensors_hooks(*hooks):
-        out = top_k(user_emb, item_emb, 5, exclude=exclude)
+        out = top_k(user_emb, item_emb, 5, exclude=exclude).index
         evaluate(user_emb, item_emb, pairs, exclude)
     assert len(saved) == 0
-    assert torch.equal(out, top_k(*embs, 5, exclude=exclude))
-
-
-@pytest.mark.parametrize('block_size', [1, 4, NUM_USERS, 1024])
-@pytest.mark.parametrize('excluded', [False, True])
-@pytest.mark.parametrize('ks', [(10, 1, 3), (NUM_ITEMS,), (5, 5)])
-def test_evaluate(embs, block_size, excluded, ks):
-    # The last three users have no held-out pair.
-    edge_label_index = random_pairs(40, seed=2, users=NUM_USERS - 3)
-    exclude = random_pairs(100, seed=1) if excluded else None
-    pairs = [edge_label_index, exclude]
-    before = [x if x is None else x.clone() for x in (*embs, *pairs)]
-
-    out = evaluate(*embs, *pairs, ks=ks, block_size=block_size)
-    expected = naive_evaluate(*embs, *pairs, ks)
-    assert list(out) == list(expected)
-    assert all(isinstance(value, float) for value in out.values())
-    assert out == pytest.approx(expected, rel=1e-5)
-    assert 0 < out[f'recall@{ks[0]}'] <= 1
-
-    for x, y in zip((*embs, *pairs), before, strict=True):
-        assert x is y is None or torch.equal(x, y)
-
-
-def test_evaluate_defaults():
-    user_emb, item_emb = torch.randn(5, 4), torch.randn(30, 4)
-    edge_label_index = torch.tensor([[0, 0, 1, 3], [1, 29, 0, 5]])
-    out = evaluate(user_emb, item_emb, edge_label_index)
-    expected = naive_evaluate(
-        user_emb, item_emb, edge_label_index, None, (10, 20)
-    )
-    assert list(out) == ['recall@10', 'ndcg@10', 'recall@20', 'ndcg@20']
-    assert out == pytest.approx(expected, rel=1e-5)
-
-
-def test_evaluate_averages_over_users_with_held_out_pairs():
-    # User 0 finds one of two, user 2 all; users 1 and 3 hold nothing out.
-    user_emb, item_emb = torch.ones(4, 1), torch.tensor([[3.0], [2.0], [1.0]])
-    edge_label_index = torch.tensor([[2, 0, 0], [0, 2, 1]])
-    out = evaluate(user_emb, item_emb, edge_label_index, ks=[2])
-    ndcg = (1 / math.log2(3)) / (1 + 1 / math.log2(3))
-    assert out == pytest.approx(
-        {'recall@2': (0.5 + 1) / 2, 'ndcg@2': (ndcg + 1) / 2}
-    )
-
-
-def test_evaluate_never_counts_padding():
-    # User 1 has but item 3 left, so that its list is [3, -1, -1]. Flattened
-    # as `user * 4 + item`, -1 is item 3 of user 0, which user 0 holds out.
-    user_emb = torch.ones(2, 1)
-    item_emb = torch.tensor([[4.0], [3.0], [2.0], [1.0]])
-    edge_label_index = torch.tensor([[0, 1], [3, 0]])
-    exclude = torch.tensor([[1, 1, 1], [0, 1, 2]])
-    assert top_k(user_emb, item_emb, 3, exclude=exclude)[1].tolist() == [
-        3,
-        -1,
-        -1,
-    ]
-    out = evaluate(user_emb, item_emb, edge_label_index, exclude, ks=[3])
-    assert out == {'recall@3': 0.0, 'ndcg@3': 0.0}
-
-
-def test_evaluate_counts_repeated_pairs_once(embs):
-    pairs = random_pairs(40, seed=2, users=NUM_USERS - 3)
-    expected = evaluate(*embs, pairs, ks=(3, NUM_ITEMS), block_size=4)
-    assert expected[f'recall@{NUM_ITEMS}'] == 1.0
-    repeated = torch.cat([pairs, pairs[:, ::3], pairs[:, ::2]], dim=1)
-    out = evaluate(*embs, repeated, ks=(3, NUM_ITEMS), block_size=4)
-    assert out == expected
+    assert torch.equal(out, top_k(*embs, 5, exclude=exclude).index)
 
 
 @pytest.mark.parametrize('dtype', [torch.float, torch.half])
@@ -208,49 +122,18 @@ def test_ranking_needs_finite_embeddings(embs, place, name, dtype, value):
         evaluate(*embs, random_pairs(5, seed=2))
 
 
-def test_evaluate_scores(embs):
-    edge_label_index = random_pairs(40, seed=2, users=NUM_USERS - 3)
-    exclude = random_pairs(100, seed=1)
-    expected = evaluate(*embs, edge_label_index, exclude, ks=(3, 7))
-
-    # Users without held-out pairs may be among the scores, in any order:
-    scores = (
-        (users, embs[0][users] @ embs[1].t())
-        for users in torch.randperm(NUM_USERS).split(4)
-    )
-    out = evaluate_scores(
-        scores, (NUM_USERS, NUM_ITEMS), edge_label_index, exclude, ks=(3, 7)
-    )
-    assert out == pytest.approx(expected, rel=1e-6)
-
-
-def test_evaluate_scores_needs_no_gradient(embs):
-    edge_label_index = random_pairs(40, seed=2)
-    exclude = random_pairs(100, seed=1)
-    score = (embs[0] @ embs[1].t()).requires_grad_()
-    scores = iter([(torch.arange(NUM_USERS), score)])
-    out = evaluate_scores(
-        scores, (NUM_USERS, NUM_ITEMS), edge_label_index, exclude
-    )
-    expected = evaluate(
-        *(emb.requires_grad_() for emb in embs), edge_label_index, exclude
-    )
-    assert out == pytest.approx(expected, rel=1e-6)
-
-
 @withCUDA
 def test_ranking_on_device(embs, device):
     user_emb, item_emb = (emb.to(device) for emb in embs)
-    edge_label_index = random_pairs(40, seed=2).to(device)
+    pairs = random_pairs(40, seed=2)
     exclude = random_pairs(100, seed=1).to(device)
     out = top_k(user_emb, item_emb, 5, exclude=exclude)
-    assert out.device == device
-    assert torch.equal(out.cpu(), top_k(*embs, 5, exclude=exclude.cpu()))
-    values = evaluate(user_emb, item_emb, edge_label_index, exclude, ks=[5])
-    assert values == pytest.approx(
-        naive_evaluate(*embs, edge_label_index.cpu(), exclude.cpu(), [5]),
-        rel=1e-5,
-    )
+    assert out.index.device == out.score.device == device
+    expected = top_k(*embs, 5, exclude=exclude.cpu())
+    assert torch.equal(out.index.cpu(), expected.index)
+    values = evaluate(user_emb, item_emb, pairs.to(device), exclude, ks=5)
+    expected = evaluate(*embs, pairs, exclude.cpu(), ks=5)
+    assert values == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -286,8 +169,6 @@ def test_ranking_invalid_k(embs, k):
         top_k(*embs, k)
     with pytest.raises(ValueError, match=match):
         evaluate(*embs, pairs, ks=(5, k))
-    with pytest.raises(ValueError, match=match):
-        evaluate_scores(iter([]), (NUM_USERS, NUM_ITEMS), pairs, ks=(5, k))
 
 
 @pytest.mark.parametrize('block_size', [0, -3])
@@ -298,15 +179,6 @@ def test_ranking_invalid_block_size(embs, block_size):
         top_k(*embs, 5, block_size=block_size)
     with pytest.raises(ValueError, match=match):
         evaluate(*embs, pairs, block_size=block_size)
-
-
-def test_evaluate_without_pairs(embs):
-    pairs = torch.empty(2, 0, dtype=torch.long)
-    match = r"'edge_label_index' .* at least one pair .* shape \[2, 0\]\)"
-    with pytest.raises(ValueError, match=match):
-        evaluate(*embs, pairs)
-    with pytest.raises(ValueError, match=match):
-        evaluate_scores(iter([]), (NUM_USERS, NUM_ITEMS), pairs)
 
 
 @pytest.mark.parametrize(
@@ -322,9 +194,6 @@ def test_ranking_index_out_of_range(embs, row, value):
     match = rf"'edge_label_index\[{row}\]'{suffix}"
     with pytest.raises(ValueError, match=match):
         evaluate(*embs, invalid)
-    with pytest.raises(ValueError, match=match):
-        evaluate_scores(iter([]), size, invalid)
-
     match = rf"'exclude\[{row}\]'{suffix}"
     with pytest.raises(ValueError, match=match):
         evaluate(*embs, pairs, exclude=invalid)
@@ -341,16 +210,16 @@ def test_candidates(embs):
     others = torch.ones(NUM_ITEMS).index_fill(0, candidates, 0).nonzero()[:, 0]
     barred = torch.cartesian_prod(torch.arange(NUM_USERS), others).t()
     barred = torch.cat([exclude, barred], dim=1)
-    expected = top_k(*embs, 3, exclude=barred)
+    expected = top_k(*embs, 3, exclude=barred).index
     assert (expected >= 0).any()
     for items in (candidates, candidates.tolist(), candidates.int()):
         out = top_k(*embs, 3, exclude=exclude, candidates=items)
-        assert torch.equal(out, expected)
+        assert torch.equal(out.index, expected)
 
     held_out = random_pairs(40, seed=2)
     held_out = held_out[:, torch.isin(held_out[1], candidates)]
-    out = evaluate(*embs, held_out, exclude, [2], candidates=candidates)
-    assert out == evaluate(*embs, held_out, barred, [2])
+    out = evaluate(*embs, held_out, exclude, ks=2, candidates=candidates)
+    assert out == evaluate(*embs, held_out, barred, ks=2)
 
 
 def test_candidates_errors(embs):
@@ -361,10 +230,62 @@ def test_candidates_errors(embs):
         top_k(*embs, 3, candidates=[23])
 
 
-@pytest.mark.parametrize('index', [[3, 0], (3, 0), torch.tensor([3, 0])])
-def test_top_k_takes_lists_of_users(embs, index):
-    out = top_k(*embs, 4, index)
-    assert torch.equal(out, top_k(*embs, 4)[[3, 0]])
+@pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16])
+def test_top_k_of_half_precision(embs, dtype):
+    # Scores far beyond the largest number of half precision, 65,504:
+    user, item = (100 * emb.to(dtype) + 100 for emb in embs)
+    score = user.float() @ item.float().t()
+    assert score.max() > 1e5
+    out = top_k(user, item, NUM_ITEMS)
+    assert out.score.dtype == torch.float
+    torch.testing.assert_close(out.score, score.sort(descending=True)[0])
+    assert torch.equal(out.score, score.gather(1, out.index))
+    out = top_k(user, -item, 3)
+    assert torch.equal(out.score, -score.topk(3, largest=False)[0])
+
+
+def test_top_k_of_double_precision(embs):
+    user, item = (emb.double() for emb in embs)
+    out = top_k(user, item, 4)
+    assert torch.equal(out.score, (user @ item.t()).topk(4)[0])
+
+
+def test_top_k_needs_finite_products(embs):
+    match = (
+        r"'user_emb' and 'item_emb' .* finite .* \(got entries up to 1e\+20 "
+    )
+    with pytest.raises(ValueError, match=match):
+        top_k(embs[0].clone().fill_(1e20), embs[1].clone().fill_(-1e20), 2)
+
+
+@pytest.mark.parametrize(
+    'index',
+    [
+        [3, 0],
+        (3, 0),
+        torch.tensor([3, 0]),
+        np.array([3, 0], dtype=np.uint16),
+        np.array([3, 0], dtype='>u8'),
+        np.array([0, 3])[::-1],
+    ],
+)
+def test_top_k_takes_any_indices(embs, index):
+    out = top_k(*embs, 4, index).index
+    assert torch.equal(out, top_k(*embs, 4).index[[3, 0]])
+    assert torch.equal(top_k(*embs, 4, index[0]).index, out[:1])
+
+
+def test_top_k_takes_any_pairs(embs):
+    pairs = random_pairs(60, seed=1)
+    expected = top_k(*embs, 4, exclude=pairs).index
+    for exclude in [
+        pairs.numpy().astype(np.uint32),
+        pairs.tolist(),
+        tuple(pairs.int()),
+        EdgeIndex(pairs),
+        pairs.to(torch.uint8),
+    ]:
+        assert torch.equal(top_k(*embs, 4, exclude=exclude).index, expected)
 
 
 @pytest.mark.parametrize(
@@ -374,6 +295,10 @@ def test_top_k_takes_lists_of_users(embs, index):
         ([0.5], r"'user_index' .* integers \(got torch.float32\)"),
         ([True], r"'user_index' .* integers \(got torch.bool\)"),
         ([[1]], r"'user_index' .* one dimension \(got shape \[1, 1\]\)"),
+        ({3, 0}, r"'user_index' .* list \(got a set\)"),
+        ('30', r"'user_index' .* list \(got a str\)"),
+        ([None], r"'user_index' .* integers \("),
+        (np.array([0.5]), r"'user_index' .* integers \(got float64\)"),
     ],
 )
 def test_top_k_index_errors(embs, index, match):
@@ -385,6 +310,8 @@ def test_pairs_of_another_shape(embs):
     pairs = random_pairs(30, seed=1)
     with pytest.raises(ValueError, match=r"'exclude' .* \(got \[30, 2\]\)"):
         top_k(*embs, 4, exclude=pairs.t())
+    with pytest.raises(ValueError, match=r"'exclude' .* \(got 3 and 2\)"):
+        top_k(*embs, 4, exclude=([0, 1, 2], [0, 1]))
     match = r"'edge_label_index' .* \(got \[30, 2\]\)"
     with pytest.raises(ValueError, match=match):
         evaluate(*embs, pairs.t())
@@ -392,7 +319,7 @@ def test_pairs_of_another_shape(embs):
         evaluate(*embs, pairs, ks=[])
 
 
-@pytest.mark.parametrize('dtype', [torch.float, torch.bool, torch.uint8])
+@pytest.mark.parametrize('dtype', [torch.float, torch.bool, torch.cfloat])
 def test_pairs_of_another_type(embs, dtype):
     pairs = random_pairs(30, seed=1)
     match = rf"' needs to hold integers \(got {dtype}\)"
@@ -404,9 +331,9 @@ def test_pairs_of_another_type(embs, dtype):
 
 @pytest.mark.parametrize('size', [(3, NUM_ITEMS), (NUM_USERS, 7)])
 def test_neighbors_of_all_users_and_items(embs, size):
-    graph = torch.tensor([[0], [1]]), torch.ones(1), 1.0
+    graph = torch.tensor([[0], [1]]), torch.ones(1)
     history = torch.tensor([[0], [0]])
-    near = Neighborhood(history, [graph], (NUM_USERS, NUM_ITEMS))
+    near = Neighborhood(history, {'near': graph}, (NUM_USERS, NUM_ITEMS))
     some = [x[:n] for x, n in zip(embs, size, strict=True)]
     with pytest.raises(ValueError, match=r'all \(13, 23\) .* \(got \('):
         top_k(*some, 2, neighbors=near)
