@@ -30,9 +30,8 @@ parser.add_argument('--resume', action='store_true')
 parser.add_argument('--metrics-file', help='JSON file for the results')
 parser.add_argument('--plot', help='folder for two pictures')
 args = parser.parse_args()
-files = [args.checkpoint, args.metrics_file, args.plot and f'{args.plot}/x']
-for file in map(Path, filter(None, files)):
-    if not file.absolute().parent.is_dir() or file.is_dir():
+for file in (args.metrics_file, args.plot and f'{args.plot}/items.png'):
+    if file and (Path(file).is_dir() or not Path(file).parent.is_dir()):
         parser.error(f'{file} needs to be a file in a folder that exists')
 if args.plot:
     from plots import save_plots  # Needs matplotlib, and says so up front.
@@ -58,8 +57,8 @@ print(f'{name}: {rates.edge_index.size(1)} training pairs, {model}')
 
 # Training stops by the model's own ranking of the validation pairs; these
 # then choose which relations between items add to it:
+saved = {'checkpoint': args.checkpoint, 'resume': args.resume}
 try:
-    saved = {'checkpoint': args.checkpoint, 'resume': args.resume}
     history = fit(model.to(args.device), data, recipe, **saved)
 except KeyboardInterrupt:
     raise SystemExit('Stopped; --resume goes on from --checkpoint.') from None
@@ -69,22 +68,23 @@ if dataset.num_items <= 30_000:  # It inverts a matrix of all items.
 rankers['CRANE'] = Ranker.from_model(model, data, relations=())
 rankers['CRANE + ranker'] = ranker = Ranker.from_model(model, data)
 
+test, held_out = {}, rates.test_edge_label_index
 print(f'Test at epoch {history.best_epoch}' + ' on FAKE data' * args.demo)
 print(f'{"":16}' + ''.join(f'{metric:>11}' for metric in history.best))
 for row, each in rankers.items():
-    test = each.evaluate(rates.test_edge_label_index)
-    print(f'{row:16}' + ''.join(f'{test[m]:11.4f}' for m in history.best))
-users = rates.test_edge_label_index[0].unique()[:3]
+    test[row] = each.evaluate(held_out)
+    print(f'{row:16}' + ''.join(f'{test[row][m]:11.4f}' for m in history.best))
+users = held_out[0].unique()[:3]
 for user, top in zip(users, ranker.recommend(users, k=5), strict=True):
     items = rates.edge_index[1, rates.edge_index[0] == user].tolist()
     print(f'User {int(user)} has history {items}; top 5: {top.tolist()}')
 if args.metrics_file:
-    unit = 2**20 if sys.platform == 'darwin' else 2**10  # Bytes on macOS.
-    metrics = dict(dataset=name, seed=args.seed, epochs=len(history))
-    metrics.update(best_epoch=history.best_epoch, valid=history.best)
-    metrics.update(weights=ranker.weights, test=test)
-    metrics['test_alone'] = rankers['CRANE'].evaluate(rates.test_edge_label_index)
+    metrics = {'dataset': name, 'seed': args.seed, 'epochs': len(history)}
+    metrics |= {'best_epoch': history.best_epoch, 'valid': history.best}
+    metrics |= {'test': test['CRANE + ranker'], 'test_alone': test['CRANE']}
+    metrics['weights'] = ranker.weights
     metrics['seconds_per_epoch'] = history.seconds / len(history)
+    unit = 2**20 if sys.platform == 'darwin' else 2**10  # Bytes on macOS.
     metrics['peak_rss_mb'] = getrusage(RUSAGE_SELF).ru_maxrss / unit
     Path(args.metrics_file).write_text(json.dumps(metrics, indent=2))
 if args.plot:

@@ -1,5 +1,5 @@
 r"""The training loop of `fit`, written by hand for those who want their own:
-every epoch drops edges and trains on them, and validation ends it.
+every epoch drops edges and trains on them, until validation ends it.
 
 python examples/by_hand.py
 """
@@ -16,8 +16,8 @@ from crane_pyg.training import sample_negatives
 from crane_pyg.transforms import DegreeDropEdges
 
 parser = argparse.ArgumentParser()
-parser.add_argument('--epochs', type=int, default=50)
-parser.add_argument('--patience', type=int, default=5)
+parser.add_argument('--epochs', type=int, default=30)
+parser.add_argument('--patience', type=int, default=10)
 args = parser.parse_args()
 torch.manual_seed(0)
 

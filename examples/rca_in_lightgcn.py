@@ -1,6 +1,6 @@
 r"""RCA in models that know nothing of it: PyG's `LightGCN`, and a recommender
 of `HeteroConv`s. Each is trained plain, with item features, and with item
-features that RCA refines. The two `Multimodal*` classes are all it takes.
+features that RCA refines. `AddFeatures` is all it takes.
 
 python examples/rca_in_lightgcn.py
 """
@@ -10,140 +10,101 @@ import argparse
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Identity, Linear, Module, ModuleList, ParameterDict
+from torch.nn import Embedding, Identity, Linear, Module, ModuleList
+from torch.nn.utils.parametrize import register_parametrization
 from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 from torch_geometric.nn import HeteroConv, LightGCN, SAGEConv
 from torch_geometric.transforms import ToUndirected
 
+from crane_pyg import RCA, Ranker, Recipe, fit
 from crane_pyg.datasets import FakeMultimodalDataset
-from crane_pyg.nn import RCA
-from crane_pyg.ranking import evaluate
-from crane_pyg.training import sample_negatives
 
-DIM = 32
-
-
-class PlainLightGCN(LightGCN):
-    """PyG's own, on a `HeteroData` object."""
-
-    def __init__(self, data: HeteroData) -> None:
-        super().__init__(data.num_nodes, DIM, num_layers=2)
-
-    def forward(self, data: HeteroData) -> tuple[Tensor, ...]:
-        """Embeds all users and all items."""
-        sizes = list(data.num_nodes_dict.values())
-        user, item = data['user', 'rates', 'item'].edge_index
-        node = torch.cat([user, item + sizes[0]])
-        edge_index = torch.stack([node, node.roll(user.numel())])
-        return self.get_embedding(edge_index).split(sizes)
+parser = argparse.ArgumentParser()
+parser.add_argument('--epochs', type=int, default=60)
+plain = {'num_negatives': 1, 'edge_dropping': 0.0, 'min_batches': 4}
+recipe, DIM = Recipe(parser.parse_args().epochs, lr=0.005, **plain), 32
 
 
-class MultimodalLightGCN(PlainLightGCN):
-    """The same, with features added to the embeddings of items."""
+class AddFeatures(Module):
+    """Adds item features to a table of embeddings of all nodes."""
 
     def __init__(self, data: HeteroData, fuse: Module) -> None:
-        super().__init__(data)
+        super().__init__()
         self.xs, self.fuse = [data['item'].x_image, data['item'].x_text], fuse
         self.lins = ModuleList(Linear(x.size(1), DIM) for x in self.xs)
 
-    def get_embedding(self, edge_index: Tensor) -> Tensor:
-        """Propagates the embeddings of all nodes."""
+    def forward(self, weight: Tensor) -> Tensor:
+        """Takes and returns the table."""
         xs = [lin(x) for lin, x in zip(self.lins, self.xs, strict=True)]
-        pad = (0, 0, self.num_nodes - xs[0].size(0), 0)  # Users come first.
-        outs = [self.embedding.weight + F.pad(sum(self.fuse(xs)), pad)]
-        for conv in self.convs:
-            outs.append(conv(outs[-1], edge_index))
-        return torch.stack(outs, dim=-1) @ self.alpha
+        num_users = weight.size(0) - xs[0].size(0)  # They come first.
+        return weight + F.pad(sum(self.fuse(xs)), (0, 0, num_users, 0))
 
 
-class PlainHeteroConv(Module):
-    """A recommender as one would write it with PyG alone."""
+class BPR(Module):
+    """Has the loss that `fit` calls."""
 
-    def __init__(self, data: HeteroData) -> None:
-        super().__init__()
-        self.embs = ParameterDict(
-            {t: torch.randn(n, DIM) / 8 for t, n in data.num_nodes_dict.items()}
-        )
-        self.convs = ModuleList(
-            HeteroConv({t: SAGEConv(DIM, DIM) for t in data.edge_types})
-            for _ in range(2)
-        )
+    def loss(self, out: tuple, *index: Tensor) -> Tensor:
+        """Ranks each item of a user above another one."""
+        user, pos, neg = index
+        margin = out[0][user] * (out[1][pos] - out[1][neg[:, 0]])
+        return F.softplus(-margin.sum(dim=-1)).mean()
 
-    def inputs(self) -> dict[str, Tensor]:
-        """Returns the embeddings of all nodes."""
-        return dict(self.embs.items())
+
+class PlainLightGCN(BPR, LightGCN):
+    """PyG's own, on a `HeteroData` object."""
 
     def forward(self, data: HeteroData) -> tuple[Tensor, ...]:
         """Embeds all users and all items."""
-        x_dict = self.inputs()
+        out = self.get_embedding(data.to_homogeneous().edge_index)
+        return out.split(list(data.num_nodes_dict.values()))
+
+
+class PlainHeteroConv(BPR):
+    """A recommender as one would write it with PyG alone."""
+
+    def __init__(self, num_nodes: int, dim: int, num_layers: int) -> None:
+        super().__init__()
+        self.embedding = Embedding(num_nodes, dim)
+        torch.nn.init.normal_(self.embedding.weight, std=0.1)
+        edges = [('user', 'rates', 'item'), ('item', 'rev_rates', 'user')]
+        self.convs = ModuleList(
+            HeteroConv({edge: SAGEConv(dim, dim) for edge in edges})
+            for _ in range(num_layers)
+        )
+
+    def forward(self, data: HeteroData) -> tuple[Tensor, ...]:
+        """Embeds all users and all items."""
+        xs = self.embedding.weight.split(list(data.num_nodes_dict.values()))
+        x_dict = dict(zip(data.node_types, xs, strict=True))
         for conv in self.convs:
             x_dict = conv(x_dict, data.edge_index_dict)
         return x_dict['user'], x_dict['item']
 
 
-class MultimodalHeteroConv(PlainHeteroConv):
-    """The same, with features added to the embeddings of items."""
-
-    def __init__(self, data: HeteroData, fuse: Module) -> None:
-        super().__init__(data)
-        self.xs, self.fuse = [data['item'].x_image, data['item'].x_text], fuse
-        self.lins = ModuleList(Linear(x.size(1), DIM) for x in self.xs)
-
-    def inputs(self) -> dict[str, Tensor]:
-        """Returns the embeddings of all nodes."""
-        xs = [lin(x) for lin, x in zip(self.lins, self.xs, strict=True)]
-        x_dict = super().inputs()
-        return {**x_dict, 'item': x_dict['item'] + sum(self.fuse(xs))}
-
-
-def train_and_test(model: Module, data: HeteroData, num_epochs: int) -> float:
-    """Trains by BPR, and tests the epoch that is best in validation."""
-    rates = data['user', 'rates', 'item']
-    pairs = rates.edge_index
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
-    best, best_epoch, epoch = -1.0, 0, 0
-    while epoch < min(num_epochs, best_epoch + 10):
-        epoch += 1
-        model.train()
-        negative = sample_negatives(pairs, data['item'].num_nodes)[:, 0]
-        for index in torch.randperm(pairs.size(1)).chunk(4):
-            optimizer.zero_grad()
-            (x_user, x_item), (user, item) = model(data), pairs[:, index]
-            margin = x_user[user] * (x_item[item] - x_item[negative[index]])
-            F.softplus(-margin.sum(dim=-1)).mean().backward()
-            optimizer.step()
-        out = [x.detach() for x in model.eval()(data)]
-        valid = evaluate(*out, rates.val_edge_label_index, pairs)['recall@20']
-        if valid > best:
-            best, best_epoch, best_out = valid, epoch, out
-    return evaluate(*best_out, rates.test_edge_label_index, pairs)['recall@20']
+def run(kind: type[BPR], seed: int, fuse: Module | None) -> float:
+    """Trains and tests a model on the fake data set of a seed."""
+    seed_everything(seed)
+    data = ToUndirected()(FakeMultimodalDataset(600, 400, seed=seed)[0])
+    model = kind(data.num_nodes, DIM, num_layers=2)
+    if fuse is not None:
+        add = AddFeatures(data, fuse)
+        register_parametrization(model.embedding, 'weight', add)
+    fit(model, data, recipe, progress=False)
+    held_out = data['user', 'rates', 'item'].test_edge_label_index
+    ranker = Ranker.from_model(model, data, relations=())
+    return ranker.evaluate(held_out)['recall@20']
 
 
-def main() -> None:
-    """Trains and tests all models, on another fake data set for each seed."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--epochs', type=int, default=60)
-    args = parser.parse_args()
-    if args.epochs < 1:
-        parser.error(f"'--epochs' needs to be positive (got {args.epochs})")
-
-    print('Test Recall@20 on FAKE data, mean ± std of 3 seeds')
-    columns = ['plain', '+ features', '+ features, RCA', 'what RCA adds']
-    print(f'{"":10}' + ''.join(f'{column:>19}' for column in columns))
-    for multimodal in (MultimodalLightGCN, MultimodalHeteroConv):
-        plain, rows = multimodal.__base__, []
-        for seed in range(3):
-            seed_everything(seed)
-            data = ToUndirected()(FakeMultimodalDataset(600, 400, seed=seed)[0])
-            models = [plain(data), multimodal(data, Identity())]
-            models.append(multimodal(data, RCA(DIM, num_modalities=2)))
-            row = [train_and_test(model, data, args.epochs) for model in models]
-            rows.append([*row, row[2] - row[1]])
-        std, mean = torch.std_mean(torch.tensor(rows), dim=0)
-        cells = [f'{m:.4f} ± {s:.4f}' for m, s in zip(mean, std, strict=True)]
-        print(f'{plain.__name__[5:]:10}' + ''.join(f'{c:>19}' for c in cells))
-
-
-if __name__ == '__main__':
-    main()
+print('Test Recall@20 on FAKE data, mean ± std of 3 seeds')
+names = ['plain', '+ features', '+ features, RCA', 'what RCA adds']
+print(f'{"":10}' + ''.join(f'{name:>19}' for name in names))
+for kind in (PlainLightGCN, PlainHeteroConv):
+    rows = []
+    for seed in range(3):
+        fuses = [None, Identity(), RCA(DIM, num_modalities=2)]
+        row = [run(kind, seed, fuse) for fuse in fuses]
+        rows.append([*row, row[2] - row[1]])
+    std, mean = torch.std_mean(torch.tensor(rows), dim=0)
+    cells = [f'{m:.4f} ± {s:.4f}' for m, s in zip(mean, std, strict=True)]
+    print(f'{kind.__name__[5:]:10}' + ''.join(f'{cell:>19}' for cell in cells))
