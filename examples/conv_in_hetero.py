@@ -1,5 +1,4 @@
-r"""CRANEConv in models that know nothing of it: in place of `SAGEConv`, inside
-`to_hetero` and `HeteroConv`.
+r"""CRANEConv in place of `SAGEConv`, inside `to_hetero` and `HeteroConv`.
 
 python examples/conv_in_hetero.py
 """

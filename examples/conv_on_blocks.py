@@ -28,7 +28,7 @@ torch.manual_seed(0)
 
 data = BuildDualGraph(k=5)(FakeMultimodalDataset(500, 300)[0])
 for store in data.node_stores:
-    store.x = torch.randn(store.num_nodes, 32)
+    store.x = torch.rand(store.num_nodes, 32)
 # Weights by which a mean of edges estimates their sum:
 for store in data.edge_stores:
     col = store.edge_index[1]

@@ -1,37 +1,43 @@
-r"""Runs the examples as their users would."""
+r"""Runs the examples as their users would, but without a process for each."""
 
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[2] / 'examples'
-ENVIRONMENT = {
-    'OMP_NUM_THREADS': '1',
-    # PyG still scripts its layers on import, which PyTorch 2.14 deprecates:
-    'PYTHONWARNINGS': 'ignore:`torch.jit.script` is deprecated:FutureWarning',
-}
+
+
+class Result(NamedTuple):
+    r"""What an example has left: an error is an exception, or the text that it
+    has exited with.
+    """
+
+    names: dict
+    stdout: str
+    stderr: str
+    error: object = None
 
 
 @pytest.fixture
-def run():
-    r"""Runs an example, after other code if given."""
+def run(monkeypatch, capsys):
+    r"""Runs an example. Its warnings are errors, as all in the tests are."""
 
-    def main(name, *args, code=None):
-        command = [str(EXAMPLES / name)]
-        if code is not None:
-            start = (
-                "sys.argv.pop(0); runpy.run_path(sys.argv[0], {}, '__main__')"
-            )
-            command = ['-c', f'import runpy, sys\n{code}\n{start}', *command]
-        return subprocess.run(
-            [sys.executable, *command, *args],
-            env={**os.environ, **ENVIRONMENT},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+    def main(name, *args):
+        path, names, error = EXAMPLES / name, {}, None
+        monkeypatch.setattr(sys, 'argv', [str(path), *map(str, args)])
+        monkeypatch.setattr(sys, 'path', [str(EXAMPLES), *sys.path])
+        capsys.readouterr()
+        with torch.random.fork_rng(devices=[]):
+            try:
+                names = runpy.run_path(str(path), run_name='__main__')
+            except SystemExit as e:
+                error = e.code
+            except Exception as e:  # It would end with this traceback.
+                error = e
+        return Result(names, *capsys.readouterr(), error)
 
     return main

@@ -1,3 +1,5 @@
+r"""The main example: what it prints, writes and refuses."""
+
 import json
 import os
 import re
@@ -13,45 +15,39 @@ import torch
 from torch_geometric.testing import onlyCUDA
 
 from crane_pyg.datasets import FakeMultimodalDataset
-from crane_pyg.training import load_checkpoint
 
-EXAMPLES = Path(__file__).parents[2] / 'examples'
+EXAMPLE = Path(__file__).parents[2] / 'examples' / 'amazon_sports.py'
 METRICS = ['recall@10', 'ndcg@10', 'recall@20', 'ndcg@20']
-ROWS = ['most popular', 'item graph kNN', 'CRANE']
+ROWS = ['most popular', 'item-kNN', 'EASE', 'CRANE', 'CRANE + ranker']
 TIKTOK = Path(os.environ.get('CRANE_PYG_DATA', ''), 'tiktok')
 
 
-def start(folder, *args, example='amazon_sports.py'):
-    return subprocess.Popen(
-        [sys.executable, str(EXAMPLES / example), *map(str, args)],
-        cwd=folder,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def main(run, tmp_path, monkeypatch):
+    r"""Runs the example in an empty folder and returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def main(*args):
+        result = run('amazon_sports.py', *args)
+        assert result.error is None
+        return result.stdout
+
+    return main
 
 
-def finish(process, timeout=300):
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-    return process.returncode, stdout, stderr
+@pytest.fixture
+def fail(run, tmp_path, monkeypatch):
+    r"""Runs the example to an error, of which it returns the last line."""
+    monkeypatch.chdir(tmp_path)
 
+    def fail(*args):
+        result = run('amazon_sports.py', *args)
+        if isinstance(result.error, Exception):
+            return f'{type(result.error).__name__}: {result.error}'
+        assert result.error == 2
+        return result.stderr.strip().splitlines()[-1]
 
-def run(folder, *args, **kwargs):
-    r"""Runs the example to its end and returns what it printed."""
-    code, stdout, stderr = finish(start(folder, *args, **kwargs))
-    assert code == 0, stderr
-    return stdout
-
-
-def fail(folder, *args):
-    r"""Runs the example to an error and returns its last line."""
-    code, _, stderr = finish(start(folder, *args))
-    assert code not in (0, None)
-    return stderr.strip().splitlines()[-1]
+    return fail
 
 
 def read_table(stdout):
@@ -59,48 +55,62 @@ def read_table(stdout):
     lines = stdout.splitlines()
     head = next(n for n, line in enumerate(lines) if line.split() == METRICS)
     table = {}
-    for line in lines[head + 1 : head + 4]:
+    for line in lines[head + 1 : head + 1 + len(ROWS)]:
         *name, _, _, _, _ = line.split()
         table[' '.join(name)] = [float(value) for value in line.split()[-4:]]
     return table
 
 
 def read_metrics(path):
-    return json.loads(path.read_text())
+    return json.loads(Path(path).read_text())
 
 
-@pytest.fixture(scope='module')
-def demo(tmp_path_factory):
-    r"""The folder and the output of two epochs on fake data."""
-    folder = tmp_path_factory.mktemp('demo')
-    args = ['--metrics-file', 'out.json', '--checkpoint', 'last.ckpt']
-    return folder, run(folder, '--demo', '--epochs', 2, *args)
+def read_checkpoint(path):
+    content = torch.load(path, weights_only=True)
+    return content['meta'], content['state'], content['rng']
 
 
-@pytest.fixture(scope='module')
-def interrupted(tmp_path_factory):
-    r"""The folder of a run stopped after its first epoch, and how it ended."""
-    folder = tmp_path_factory.mktemp('interrupted')
-    args = ['--epochs', 50, '--checkpoint', 'last.ckpt']
+def interrupt(folder, *args):
+    r"""Stops a run after its first epoch, as a user would, and returns how it
+    ended.
+    """
     # What a shell starts in the background ignores interrupts otherwise:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = start(folder, '--demo', *args)
+    process = subprocess.Popen(
+        [sys.executable, str(EXAMPLE), *map(str, args)],
+        cwd=folder,
+        env={**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 300
-    while not (folder / 'last.ckpt').exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    return folder, finish(process)
+    try:
+        while not (folder / 'last.ckpt').exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    return process.returncode, stdout, stderr
 
 
-def test_example_demo(demo):
-    folder, stdout = demo
+def check_interrupted(folder, code, stdout, stderr):
+    assert code == 1
+    assert 'Stopped; --resume goes on from --checkpoint.' in stderr
+    assert 'Traceback' not in stderr
+    assert 'Test at epoch' not in stdout
+    assert os.listdir(folder) == ['last.ckpt']
+    _, state, _ = read_checkpoint(folder / 'last.ckpt')
+    assert len(state['history']['epochs']) == 1
+
+
+def check_demo(stdout):
     assert stdout.startswith('DEMO: these are fake data')
     assert 'on FAKE data' in stdout
     assert re.search(r'fake: 1\d{4} training pairs, CRANE\(2000, 1200', stdout)
-    assert sorted(os.listdir(folder)) == ['last.ckpt', 'out.json']
-
     table = read_table(stdout)
     assert list(table) == ROWS
     for values in table.values():
@@ -115,9 +125,7 @@ def test_example_demo(demo):
         assert not set(history) & set(json.loads(top))
 
 
-def test_example_metrics_file(demo):
-    folder, stdout = demo
-    metrics = read_metrics(folder / 'out.json')
+def check_metrics(metrics, stdout):
     assert set(metrics) == {
         'dataset',
         'seed',
@@ -127,6 +135,8 @@ def test_example_metrics_file(demo):
         'peak_rss_mb',
         'valid',
         'test',
+        'test_alone',
+        'weights',
     }
     assert metrics['dataset'] == 'fake'
     assert metrics['seed'] == 0
@@ -135,78 +145,70 @@ def test_example_metrics_file(demo):
     assert f'Test at epoch {metrics["best_epoch"]} ' in stdout
     assert 0.01 < metrics['seconds_per_epoch'] < 300
     assert 100 < metrics['peak_rss_mb'] < 4000
-    for key in ['valid', 'test']:
+    for key in ['valid', 'test', 'test_alone']:
         assert list(metrics[key]) == METRICS
         assert metrics[key]['recall@20'] > metrics[key]['recall@10'] > 0
-    out = [round(value, 4) for value in metrics['test'].values()]
-    assert out == pytest.approx(read_table(stdout)['CRANE'], abs=1e-6)
+    table = read_table(stdout)
+    for key, row in [('test', 'CRANE + ranker'), ('test_alone', 'CRANE')]:
+        out = [round(value, 4) for value in metrics[key].values()]
+        assert out == pytest.approx(table[row], abs=1e-6)
     assert metrics['valid'] != metrics['test']
+    assert set(metrics['weights']) > {'co_rated', 'ease'}
 
 
-def read_checkpoint(path):
-    content = torch.load(path, weights_only=True)
-    return content['meta'], content['state'], content['rng']
+def test_example_demo_interrupt_and_resume(main, tmp_path):
+    args = ['--demo', '--epochs', 2, '--metrics-file']
+    whole = main(*args, 'whole.json', '--checkpoint', 'whole.ckpt')
+    assert sorted(os.listdir()) == ['whole.ckpt', 'whole.json']
+    check_demo(whole)
+    expected = read_metrics('whole.json')
+    check_metrics(expected, whole)
 
-
-def test_example_interrupt(interrupted):
-    folder, (code, stdout, stderr) = interrupted
-    assert code == 1
-    assert 'Stopped; --resume goes on from --checkpoint.' in stderr
-    assert 'Traceback' not in stderr
-    assert 'Test at epoch' not in stdout
-    assert os.listdir(folder) == ['last.ckpt']
-
-    meta, *_ = read_checkpoint(folder / 'last.ckpt')
-    assert meta['dataset'] == 'fake'
-    state = load_checkpoint(folder / 'last.ckpt', meta)
-    assert state['epochs'] == state['best_epoch'] == 1
-    assert state['valid']['recall@20'] > 0
-
-
-def test_example_resume(demo, interrupted):
-    folder, _ = interrupted
-    args = ['--resume', '--checkpoint', 'last.ckpt', '--metrics-file', 'm.json']
-    (folder / 'pictures').mkdir()
-    args += ['--plot', 'pictures']
-    stdout = run(folder, '--demo', '--epochs', 2, *args)
-    assert read_table(stdout) == read_table(demo[1])
-    pictures = sorted(os.listdir(folder / 'pictures'))
-    assert pictures == ['items.png', 'training.png']
-    out = read_metrics(folder / 'm.json')
-    expected = read_metrics(demo[0] / 'out.json')
-    for key in ['valid', 'test', 'epochs', 'best_epoch']:
-        assert out[key] == expected[key]
+    folder = tmp_path / 'interrupted'
+    folder.mkdir()
+    saved = ['--checkpoint', folder / 'last.ckpt']
+    start = ['--demo', '--epochs', 50, *saved]
+    check_interrupted(folder, *interrupt(folder, *start))
 
     # As if it had never been stopped, whichever epoch was the best:
-    (state, rng), (expected, expected_rng) = (
-        read_checkpoint(path / 'last.ckpt')[1:] for path in (folder, demo[0])
-    )
-    assert state['epochs'] == 2
+    pictures = pytest.importorskip('matplotlib') and tmp_path / 'pictures'
+    pictures.mkdir()
+    resume = [*saved, '--resume', '--plot', pictures]
+    stdout = main(*args, 'out.json', *resume)
+    assert read_table(stdout) == read_table(whole)
+    assert sorted(os.listdir(pictures)) == ['items.png', 'training.png']
+    out = read_metrics('out.json')
+    for key in ['valid', 'test', 'epochs', 'best_epoch', 'weights']:
+        assert out[key] == expected[key]
+    check_same_state(folder / 'last.ckpt', 'whole.ckpt')
+
+
+def check_same_state(path, expected_path):
+    meta, state, rng = read_checkpoint(path)
+    expected_meta, expected, expected_rng = read_checkpoint(expected_path)
+    assert meta == expected_meta
     assert torch.equal(rng, expected_rng)
+    for history in (state['history'], expected['history']):
+        for row in history['epochs']:
+            del row['seconds']
     assert state['history'] == expected['history']
-    (loss, recall), last = state['history']
-    assert 0 < last[0] < loss < 1
-    best = state['history'][state['best_epoch'] - 1]
-    assert best[1] == max(recall, last[1]) == state['valid']['recall@20']
-    assert state['model'].keys() == expected['model'].keys()
-    for key, value in state['model'].items():
-        assert torch.equal(value, expected['model'][key]), key
+    first, last = state['history']['epochs']
+    assert 0 < last['loss'] < first['loss'] < 2
+    for name in ('model', 'best'):
+        assert state[name].keys() == expected[name].keys()
+        for key, value in state[name].items():
+            assert torch.equal(value, expected[name][key]), key
 
 
 @onlyCUDA
-def test_example_on_a_gpu(tmp_path):
+def test_example_on_a_gpu(main):
     args = ['--demo', '--device', 'cuda', '--checkpoint', 'last.ckpt']
-    first = run(tmp_path, *args, '--epochs', 1)
+    first = main(*args, '--epochs', 1)
     assert read_table(first).keys() == set(ROWS)
-    again = run(tmp_path, *args, '--epochs', 2, '--resume', '--plot', '.')
+    again = main(*args, '--epochs', 2, '--resume', '--plot', '.')
     table = read_table(again)
     assert table['CRANE'][0] > table['most popular'][0]
-    assert (tmp_path / 'items.png').stat().st_size > 1000
-
-
-def test_example_resume_needs_checkpoint(tmp_path):
-    line = fail(tmp_path, '--demo', '--resume')
-    assert line.endswith('and --checkpoint to --resume')
+    assert Path('items.png').stat().st_size > 1000
 
 
 def write_mmrec(folder, dataset, end='\r\n'):
@@ -226,7 +228,7 @@ def write_mmrec(folder, dataset, end='\r\n'):
         np.save(folder / f'{name}_feat.npy', x)
 
 
-def test_example_data_folder(demo, tmp_path):
+def test_example_data_folder(main, fail, tmp_path):
     sizes = {'image': 16, 'text': 8}
     dataset = FakeMultimodalDataset(200, 120, sizes, missing_rate=0.1)
     folder = tmp_path / 'shop'
@@ -235,34 +237,34 @@ def test_example_data_folder(demo, tmp_path):
     folder.chmod(0o555)
 
     args = ['--data', folder, '--root', 'cache', '--epochs', 1]
-    stdout = run(tmp_path, *args, '--metrics-file', 'out.json')
+    args += ['--checkpoint', 'last.ckpt']
+    stdout = main(*args, '--metrics-file', 'out.json')
     edge_index = dataset[0]['user', 'rates', 'item'].edge_index
     title = f'shop: {edge_index.size(1)} training pairs, CRANE(200, 120, '
     assert title + f'in_channels={sizes}' in stdout
     assert 'fake' not in stdout.lower()
     assert list(read_table(stdout)) == ROWS
-    assert read_metrics(tmp_path / 'out.json')['dataset'] == 'shop'
+    assert read_metrics('out.json')['dataset'] == 'shop'
     assert sorted(os.listdir(folder)) == files
     cache = tmp_path / 'cache' / 'processed' / 'shop'
     assert [path.name for path in cache.iterdir()] == ['data.pt']
 
     # A checkpoint of other data is refused, and kept:
-    path = demo[0] / 'last.ckpt'
-    before = path.read_bytes()
-    line = fail(tmp_path, *args, '--checkpoint', path, '--resume')
-    assert "needs to have 'dataset' 'shop' (got 'fake')" in line
-    assert path.read_bytes() == before
+    before = Path('last.ckpt').read_bytes()
+    line = fail('--demo', '--checkpoint', 'last.ckpt', '--resume')
+    assert line.startswith("ValueError: The checkpoint 'last.ckpt' needs to ")
+    assert Path('last.ckpt').read_bytes() == before
 
 
-def test_example_without_data(tmp_path):
-    line = fail(tmp_path, '--root', 'empty')
+def test_example_without_data(fail):
+    line = fail('--root', 'empty')
     assert line.startswith('FileNotFoundError: ')
     for name in ['sports.inter', 'image_feat.npy', 'text_feat.npy']:
         assert name in line
     assert str(Path('empty', 'sports')) in line
     assert 'MMRec' in line
     assert '--demo' in line
-    assert os.listdir(tmp_path) == []
+    assert os.listdir() == []
 
 
 @pytest.mark.skipif(
@@ -270,13 +272,12 @@ def test_example_without_data(tmp_path):
     reason="the environment variable 'CRANE_PYG_DATA' names no folder with the "
     "data set 'tiktok'",
 )
-def test_example_on_real_data(tmp_path):
-    args = ['--data', TIKTOK, '--root', 'cache', '--epochs', 2]
-    stdout = run(tmp_path, *args, '--metrics-file', 'out.json')
+def test_example_on_real_data(main):
+    args = ['--data', TIKTOK.absolute(), '--root', 'cache', '--epochs', 2]
+    stdout = main(*args, '--metrics-file', 'out.json')
     assert stdout.startswith('tiktok: ')
-    table = read_table(stdout)
-    assert list(table) == ROWS
-    metrics = read_metrics(tmp_path / 'out.json')
+    assert list(read_table(stdout)) == ROWS
+    metrics = read_metrics('out.json')
     assert metrics['dataset'] == 'tiktok'
     assert metrics['epochs'] == 2
     # Two epochs are enough to beat chance many times over:
@@ -285,47 +286,30 @@ def test_example_on_real_data(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('option', 'value', 'file'),
+    ('option', 'value'),
     [
-        ('--checkpoint', 'no/c.pt', 'no/c.pt'),
-        ('--metrics-file', 'no/m.json', 'no/m.json'),
-        ('--plot', 'no', 'no/items.png'),
+        ('--checkpoint', 'no/c.pt'),
+        ('--metrics-file', 'no/m.json'),
+        ('--plot', 'no'),
     ],
 )
-def test_example_missing_folder(tmp_path, option, value, file):
-    line = fail(tmp_path, '--demo', option, value)
-    assert line.endswith(f'there is no folder for {file}')
-    assert os.listdir(tmp_path) == []
+def test_example_missing_folder(fail, option, value):
+    line = fail('--demo', option, value)
+    assert value in line
+    assert re.search(
+        'needs to be a file in a folder that (exists|is there)', line
+    )
+    assert os.listdir() == []
 
 
-def test_example_folder_in_place_of_a_file(tmp_path):
-    (tmp_path / 'm.json').mkdir()
-    line = fail(tmp_path, '--demo', '--metrics-file', 'm.json')
-    assert line.endswith('m.json is a folder')
-    assert os.listdir(tmp_path) == ['m.json']
+def test_example_folder_in_place_of_a_file(fail):
+    Path('m.json').mkdir()
+    line = fail('--demo', '--metrics-file', 'm.json')
+    assert line.endswith('m.json needs to be a file in a folder that exists')
+    assert os.listdir() == ['m.json']
 
 
-def test_example_needs_an_epoch(tmp_path):
-    assert 'needs --epochs above 0' in fail(tmp_path, '--demo', '--epochs', 0)
-
-
-def test_keep_and_load(tmp_path):
-    for package in ['faiss', 'pyarrow', 'safetensors']:
-        pytest.importorskip(package)
-    stdout = run(tmp_path, 'out', example='keep_and_load.py')
-    lines = stdout.splitlines()
-    assert lines[0] == 'These are fake data, made up on the spot.'
-    losses = [float(line.split()[-1]) for line in lines[1:4]]
-    assert losses[0] > losses[1] > losses[2] > 0
-    assert lines[4:7] == [
-        'The loaded model recommends the same: True',
-        'The file holds the same: True',
-        'The index finds what an exact search does: True',
-    ]
-    names = [path.relative_to(tmp_path) for path in tmp_path.rglob('*.*')]
-    assert sorted(map(str, names)) == [
-        'out/model/config.json',
-        'out/model/model.safetensors',
-        'out/top10.npy',
-        'out/top10.parquet',
-    ]
+def test_example_resume_needs_checkpoint(fail):
+    assert "'resume' needs a 'checkpoint' to go on from" in fail(
+        '--demo', '--resume'
+    )

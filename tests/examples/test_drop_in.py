@@ -1,13 +1,13 @@
 r"""The examples that put RCA and CRANEConv into the models of others."""
 
-import ast
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import Identity
+import torch_geometric.loader
+import torch_geometric.typing
+from torch.nn.utils.parametrize import register_parametrization
 from torch_geometric.nn import LightGCN
 from torch_geometric.transforms import ToUndirected
 from torch_geometric.typing import WITH_PYG_LIB, WITH_TORCH_SPARSE
@@ -16,7 +16,6 @@ from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.nn import RCA
 
 EXAMPLES = Path(__file__).parents[2] / 'examples'
-NAMES = ['rca_in_lightgcn.py', 'conv_in_hetero.py']
 CELL = re.compile(r'(-?\d\.\d{4}) ± (\d\.\d{4})')
 
 
@@ -30,24 +29,12 @@ def read_table(stdout):
     return rows
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_drop_in_is_short(name):
-    assert len((EXAMPLES / name).read_text().splitlines()) < 150
-
-
-@pytest.mark.parametrize('name', NAMES)
-def test_drop_in_rejects_epochs(run, name):
-    process = run(name, '--epochs', '0')
-    assert process.returncode == 2
-    assert "'--epochs' needs to be positive (got 0)" in process.stderr
-
-
 def test_rca_drop_in_runs(run):
-    process = run('rca_in_lightgcn.py', '--epochs', '2')
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == ''
-    assert 'FAKE data' in process.stdout
-    table = read_table(process.stdout)
+    result = run('rca_in_lightgcn.py', '--epochs', 1)
+    assert result.error is None
+    assert result.stderr == ''
+    assert 'FAKE data' in result.stdout
+    table = read_table(result.stdout)
     assert list(table) == ['LightGCN', 'HeteroConv']
     for plain, features, rca, gain in table.values():
         for mean, std in (plain, features, rca):
@@ -57,96 +44,106 @@ def test_rca_drop_in_runs(run):
         # Spreads of a difference obey the triangle inequality:
         assert gain[1] <= features[1] + rca[1] + 2e-4
         assert len({plain[0], features[0], rca[0]}) == 3
+    check_rca_drop_in(result.names)
 
 
-@pytest.mark.parametrize('name', ['MultimodalLightGCN', 'MultimodalHeteroConv'])
-def test_rca_drop_in_changes_few_lines(name):
+def check_rca_drop_in(names):
     text = (EXAMPLES / 'rca_in_lightgcn.py').read_text()
-    node = next(
-        node
-        for node in ast.parse(text).body
-        if isinstance(node, ast.ClassDef) and node.name == name
-    )
-    lines = ast.get_source_segment(text, node).splitlines()
+    lines = re.search(r'class AddFeatures.*?\n\n\n', text, re.DOTALL)[0]
+    lines = lines.splitlines()
     code = [line for line in lines if line.strip() and '"""' not in line]
     assert 8 < len(code) <= 15
+    assert issubclass(names['PlainLightGCN'], LightGCN)
+    data = ToUndirected()(FakeMultimodalDataset(60, 40)[0])
+    for kind in ('PlainLightGCN', 'PlainHeteroConv'):
+        check_rca_changes_nothing_else(names, names[kind], data)
 
 
-@pytest.fixture(scope='module')
-def example():
-    spec = importlib.util.spec_from_file_location(
-        'rca_in_lightgcn', EXAMPLES / 'rca_in_lightgcn.py'
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def data():
-    return ToUndirected()(FakeMultimodalDataset(60, 40)[0])
-
-
-@pytest.mark.parametrize('kind', ['LightGCN', 'HeteroConv'])
-def test_rca_drop_in_changes_nothing_else(example, data, kind):
+def check_rca_changes_nothing_else(names, kind, data):
     torch.manual_seed(12)
-    plain = getattr(example, f'Plain{kind}')(data)
-    fuse = RCA(example.DIM, num_modalities=2)
-    model = getattr(example, f'Multimodal{kind}')(data, fuse)
-    names = model.load_state_dict(plain.state_dict(), strict=False)
-    assert names.unexpected_keys == []
-    assert {name.split('.')[0] for name in names.missing_keys} == {
-        'lins',
-        'fuse',
-    }
-
-    expected = plain(data)
-    out = model(data)
-    assert [x.size(0) for x in out] == [60, 40]
-    assert (out[1] - expected[1]).abs().max() > 0.01
-    # A new RCA hands on what it is given:
-    model.fuse = Identity()
-    torch.testing.assert_close(model(data), out)
-    for param in model.lins.parameters():
+    plain = kind(100, names['DIM'], num_layers=2)
+    before = plain(data)
+    assert [x.size(0) for x in before] == [60, 40]
+    add = names['AddFeatures'](data, RCA(names['DIM'], num_modalities=2))
+    register_parametrization(plain.embedding, 'weight', add)
+    out = plain(data)
+    assert (out[1] - before[1]).abs().max() > 0.01
+    # A new RCA hands on what it is given, and linear maps to zero add nothing:
+    add.fuse = torch.nn.Identity()
+    torch.testing.assert_close(plain(data), out)
+    for param in add.lins.parameters():
         torch.nn.init.zeros_(param)
-    torch.testing.assert_close(model(data), expected)
+    torch.testing.assert_close(plain(data), before)
 
 
-def test_rca_drop_in_plain_light_gcn(example, data):
-    model = example.PlainLightGCN(data)
-    assert isinstance(model, LightGCN)
-    edge_index = data.to_homogeneous().edge_index
-    expected = model.get_embedding(edge_index).split([60, 40])
-    torch.testing.assert_close(model(data), expected)
-
-
-def check_conv_table(table, names):
-    assert list(table) == names
+def test_conv_drop_in_runs(run):
+    result = run('conv_in_hetero.py', '--epochs', 1)
+    assert result.error is None
+    assert result.stderr == ''
+    table = read_table(result.stdout)
+    assert list(table) == ['to_hetero', 'HeteroConv']
     for row in table.values():
         assert len(row) == 3
         assert all(0 < mean < 1 and 0 < std < 0.5 for mean, std in row)
         assert len({mean for mean, _ in row}) == 3
+    # Without parameters of its own, both wrappers make the same of it:
+    assert table['to_hetero'][1:] == table['HeteroConv'][1:]
+    assert table['to_hetero'][0] != table['HeteroConv'][0]
 
 
-def test_conv_drop_in_runs(run):
-    process = run('conv_in_hetero.py', '--epochs', '1')
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == ''
-    names = ['to_hetero, full', 'HeteroConv, full', 'HeteroConv, blocks']
-    has_sampler = WITH_PYG_LIB or WITH_TORCH_SPARSE
-    assert ('No blocks' in process.stdout) == (not has_sampler)
-    names = names if has_sampler else names[:2]
-    check_conv_table(read_table(process.stdout), names)
+class Sampler:
+    r"""Three neighbors of each node by each edge type, as the loader draws."""
+
+    def __init__(self, data, num_neighbors, input_nodes, batch_size, replace):
+        assert num_neighbors == [3, 3]
+        assert input_nodes == 'user'
+        assert replace
+        assert batch_size == data['user'].num_nodes
+        self.data = data
+
+    def __iter__(self):
+        block = self.data.clone()
+        for store in block.edge_stores:
+            col = store.edge_index[1]
+            perm = torch.randperm(col.numel())
+            perm = perm[col[perm].argsort(stable=True)]
+            count = torch.bincount(col, minlength=store.size(1))
+            start = count.cumsum(0) - count
+            rank = torch.rand(store.size(1), 3) * count.unsqueeze(1)
+            index = (start.unsqueeze(1) + rank.long())[count > 0].flatten()
+            store.edge_index = store.edge_index[:, perm[index]]
+            store.edge_weight = store.edge_weight[perm[index]]
+        yield block
 
 
-def test_conv_drop_in_without_sampler(run):
-    code = (
-        'import torch_geometric.typing as t\n'
-        't.WITH_PYG_LIB = t.WITH_TORCH_SPARSE = False'
-    )
-    process = run('conv_in_hetero.py', '--epochs', '1', code=code)
-    assert process.returncode == 0, process.stderr
-    line = 'No blocks, as neither pyg-lib nor torch_sparse is installed'
-    assert process.stdout.splitlines()[0] == line
-    names = ['to_hetero, full', 'HeteroConv, full']
-    check_conv_table(read_table(process.stdout), names)
+def check_blocks(result):
+    assert result.error is None
+    assert result.stderr == ''
+    rows = [line.split() for line in result.stdout.splitlines()[2:]]
+    assert [int(row[0]) for row in rows] == [1, 16]
+    (_, *one), (_, *many) = [[float(cell) for cell in row] for row in rows]
+    assert many[1] == pytest.approx(one[1] / 4, rel=0.15)
+    assert many[0] > one[0] / 2  # By their own degrees, they stay apart.
+
+
+def test_conv_on_blocks_by_stand_in(run, monkeypatch):
+    monkeypatch.setattr(torch_geometric.loader, 'NeighborLoader', Sampler)
+    monkeypatch.setattr(torch_geometric.typing, 'WITH_PYG_LIB', True)
+    check_blocks(run('conv_on_blocks.py', '--draws', 1, 16))
+
+
+@pytest.mark.skipif(
+    not (WITH_PYG_LIB or WITH_TORCH_SPARSE),
+    reason='neither pyg-lib nor torch_sparse is installed',
+)
+def test_conv_on_blocks(run):
+    check_blocks(run('conv_on_blocks.py', '--draws', 1, 16))
+
+
+def test_conv_on_blocks_without_sampler(run, monkeypatch):
+    for name in ('WITH_PYG_LIB', 'WITH_TORCH_SPARSE'):
+        monkeypatch.setattr(torch_geometric.typing, name, False)
+    result = run('conv_on_blocks.py')
+    line = 'Blocks need pyg-lib or torch_sparse, none is installed'
+    assert result.error == line
+    assert result.stdout == ''
