@@ -29,7 +29,10 @@ class CRANEConv(MessagePassing):
 
     where :math:`e_{j,i}` denotes the edge weight from source node :obj:`j` to
     target node :obj:`i` (default: :obj:`1`).
-    Target nodes without edges get zeros.
+    Target nodes without edges get zeros. There is no root weight: what a node
+    keeps of itself is up to the model, which adds :obj:`x`, a mean over layers
+    or self-loops. There are no channels to choose either: the output is as
+    wide as the input.
 
     The adjacency is an :obj:`edge_index` tensor, an
     :class:`~torch_geometric.EdgeIndex`, or, transposed, a
@@ -51,7 +54,6 @@ class CRANEConv(MessagePassing):
 
         .. code-block:: python
 
-            data.edge_index = data.edge_index.as_tensor()
             col = data.edge_index[1]
             data.edge_weight *= degree(col, data.num_nodes)[col]
             conv = CRANEConv(normalize=False, aggr='mean')
@@ -59,11 +61,9 @@ class CRANEConv(MessagePassing):
         With all neighbors, this is the sum over the full graph. With a
         uniform sample, it is an unbiased estimate of it, for one layer as well
         as for two without self-loops; the paths of further layers may come
-        back to a node, whose neighbors are sampled only once. The first line
-        is there since loaders fail on an
-        :class:`~torch_geometric.EdgeIndex`. Those that use
-        :obj:`torch_sparse` need :obj:`replace=True` to sample uniformly, see
-        `<https://github.com/rusty1s/pytorch_sparse/issues/385>`_.
+        back to a node, whose neighbors are sampled only once. Loaders that
+        use :obj:`torch_sparse` need :obj:`replace=True` to sample uniformly,
+        see `<https://github.com/rusty1s/pytorch_sparse/issues/385>`_.
 
     .. note::
         With :obj:`normalize=True`, edge weights need to be non-negative. This
@@ -73,7 +73,8 @@ class CRANEConv(MessagePassing):
     Args:
         normalize (bool, optional): If set to :obj:`False`, will propagate
             with the edge weights as given, *e.g.*, as normalized by a
-            transform. (default: :obj:`True`)
+            transform. Takes a keyword, as do all arguments.
+            (default: :obj:`True`)
         **kwargs (optional): Additional arguments of
             :class:`torch_geometric.nn.conv.MessagePassing`.
 
@@ -98,6 +99,7 @@ class CRANEConv(MessagePassing):
 
     def __init__(
         self,
+        *,
         normalize: bool = True,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:

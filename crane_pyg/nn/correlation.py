@@ -1,6 +1,7 @@
 r"""Recursive cross-modal attention as pure functions of features, weights and
 statistics. :math:`M` modalities of :math:`N` rows are one tensor
-:math:`(M, N, d)`, zero where a row lacks a modality.
+:math:`(M, N, d)`, zero where a row lacks a modality, as a boolean mask
+:math:`(M, N)` tells.
 """
 
 import math
@@ -59,28 +60,28 @@ class _Gram(torch.autograd.Function):
 _gram: Callable[[Tensor], Tensor] = _Gram.apply
 
 
-def column_means(x: Tensor, mask: Tensor | None = None) -> Tensor:
+def column_means(x: Tensor, mask: Tensor) -> Tensor:
     r"""Returns the mean of every column :math:`(M d)` over the rows that have
     the modality.
     """
-    x = _at_least_single(x)
-    if mask is None:
-        return x.sum(dim=1).div(max(x.size(1), 1)).flatten()
     count = mask.sum(dim=1, keepdim=True).clamp(min=1)
-    return (x.sum(dim=1) / count).flatten()
+    return (_at_least_single(x).sum(dim=1) / count).flatten()
 
 
-def centre(x: Tensor, mean: Tensor, mask: Tensor | None = None) -> Tensor:
+def centre(x: Tensor, mean: Tensor, mask: Tensor) -> Tensor:
     r"""Returns the joint rows :math:`\mathbf{Z} - \bar{\mathbf{Z}}`
     :math:`(N, M d)`, zero where a row lacks a modality.
     """
     x = _at_least_single(x)
     mean = mean.to(x.dtype).view(x.size(0), 1, -1)
-    if mask is None:
-        x = x - mean
-    else:
-        x = torch.addcmul(x, mask.unsqueeze(-1).to(x.dtype), mean, value=-1)
-    return x.transpose(0, 1).flatten(start_dim=1)
+    z = add_present(x, -mean, mask)
+    return z.transpose(0, 1).flatten(start_dim=1)
+
+
+def add_present(x: Tensor, update: Tensor, mask: Tensor) -> Tensor:
+    r"""Adds to the rows that have a modality; the others stay zero."""
+    weight = mask.unsqueeze(-1).to(x.dtype)
+    return torch.addcmul(x, weight, update.to(x.dtype))  # One pass for both.
 
 
 def covariance(z: Tensor) -> Tensor:
@@ -201,6 +202,7 @@ def inner_weights(
 def correlation_step(
     x: Tensor,
     z: Tensor,
+    mask: Tensor,
     inner: tuple[Tensor, Tensor],
     weight_h: Tensor,
     dropout: float = 0.0,
@@ -217,6 +219,7 @@ def correlation_step(
         x (torch.Tensor): The modalities of all rows :math:`(M, N, d)`.
         z (torch.Tensor): The centred rows :math:`(N, M d)`, see
             :meth:`centre`.
+        mask (torch.Tensor): Which modalities a row has :math:`(M, N)`.
         inner (tuple): See :meth:`inner_weights`.
         weight_h (torch.Tensor): :math:`(M, d, d)`.
         dropout (float, optional): Dropout probability of the hidden units.
@@ -228,4 +231,4 @@ def correlation_step(
     hidden = torch.addmm(offset, z.to(weight_h.dtype), matrix).relu()
     hidden = F.dropout(hidden, dropout, training)
     hidden = hidden.view(z.size(0), x.size(0), -1).transpose(0, 1)
-    return x + hidden @ weight_h
+    return add_present(x, hidden @ weight_h, mask)

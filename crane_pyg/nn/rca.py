@@ -10,6 +10,7 @@ from torch_geometric.nn.inits import glorot, reset, zeros
 from crane_pyg._check import check_fraction, check_option, check_size
 from crane_pyg.nn.correlation import (
     Moments,
+    add_present,
     centre,
     column_means,
     correlation_step,
@@ -46,13 +47,18 @@ class _CorrelationStep(torch.nn.Module):
         zeros(self.weight_h)
 
     def forward(
-        self, x: Tensor, z: Tensor, moments: Moments, dropout: float
+        self,
+        x: Tensor,
+        z: Tensor,
+        mask: Tensor,
+        moments: Moments,
+        dropout: float,
     ) -> Tensor:
         inner = inner_weights(
             moments, self.weight, self.bias, self.weight_x, self.weight_c
         )
         return correlation_step(
-            x, z, inner, self.weight_h, dropout, self.training
+            x, z, mask, inner, self.weight_h, dropout, self.training
         )
 
 
@@ -79,8 +85,7 @@ class _TokenStep(torch.nn.Module):
             attn_mask,
             dropout_p=dropout if self.training else 0.0,
         )
-        out: Tensor = x + self.lin_out(attended).transpose(0, 1)
-        return out
+        return add_present(x, self.lin_out(attended).transpose(0, 1), mask)
 
 
 class RCA(torch.nn.Module):
@@ -264,10 +269,9 @@ class RCA(torch.nn.Module):
             step = self.steps[0 if self.shared else r]
             if self.mode == 'correlation':
                 z, moments = self._statistics(x, mask, r)
-                x = step(x, z, moments, self.dropout)
+                x = step(x, z, mask, moments, self.dropout)
             else:
                 x = step(x, mask, self.dropout)
-            x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
         if self.training and hasattr(self, 'num_updates') and x.size(1) > 0:
             self.num_updates += 1
         return list(x.unbind())

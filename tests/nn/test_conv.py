@@ -102,7 +102,7 @@ def check_layout(layout, size, weighted, normalize, fused):
     x_ref = x.detach().clone().requires_grad_()
     grad_out = torch.randn(size[1], CHANNELS)
 
-    conv = CRANEConv(normalize)
+    conv = CRANEConv(normalize=normalize)
     calls = spy_on_message(conv)
     kwargs = {} if edge_weight is None else {'edge_weight': edge_weight}
     out = conv(x, adj, size=size, **kwargs)
@@ -125,6 +125,21 @@ def test_crane_conv_repr():
     assert str(CRANEConv()) == 'CRANEConv()'
     assert str(CRANEConv(normalize=False)) == 'CRANEConv(normalize=False)'
     assert len(list(CRANEConv().parameters())) == 0
+
+
+def test_crane_conv_takes_no_channels():
+    # As in `SAGEConv(64, 64)`, which would have set `normalize`:
+    for args in [(64,), (64, 64), (False,)]:
+        with pytest.raises(TypeError, match='positional argument'):
+            CRANEConv(*args)
+
+
+def test_crane_conv_has_no_root_weight():
+    x = torch.randn(3, CHANNELS, requires_grad=True)
+    out = CRANEConv()(x, torch.tensor([[0, 1], [2, 2]]))
+    (grad,) = torch.autograd.grad(out[2].sum(), x)
+    assert grad[:2].abs().min() > 0
+    assert torch.equal(grad[2], torch.zeros(CHANNELS))
 
 
 @pytest.mark.parametrize('normalize', [True, False])
@@ -190,7 +205,7 @@ def test_crane_conv_edge_weight_gradient(layout, normalize):
     adj, weight = to_layout(layout, edge_index, weight, size)
     weight = weight.double().requires_grad_()
     x = torch.randn(size[0], 3, dtype=torch.double, requires_grad=True)
-    conv = CRANEConv(normalize)
+    conv = CRANEConv(normalize=normalize)
 
     def fn(x, weight):
         return conv(x, adj, weight, size)
@@ -281,7 +296,7 @@ def test_crane_conv_without_edges(layout, normalize):
     adj, _ = to_layout(layout, edge_index, None, (9, 5))
     x = torch.randn(9, CHANNELS, requires_grad=True)
 
-    out = CRANEConv(normalize)(x, adj, size=(9, 5))
+    out = CRANEConv(normalize=normalize)(x, adj, size=(9, 5))
     assert torch.equal(out, torch.zeros(5, CHANNELS))
     out.sum().backward()
     assert torch.equal(x.grad, torch.zeros(9, CHANNELS))
