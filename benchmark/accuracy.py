@@ -35,7 +35,7 @@ REFERENCES: dict[str, Callable[[HeteroData], Ranker]] = {
     'ease': ease,
     'item-graph': partial(relation, name='similar_to'),
     'co-rated': partial(relation, name='co_rated'),
-    'all-relations': Ranker.fit,
+    'all-relations': lambda data: harness.blend(data)[0],
 }
 
 

@@ -1,6 +1,7 @@
 r"""What the scripts that train share: data, settings, a training, scores."""
 
 import argparse
+import copy
 import dataclasses
 import inspect
 import json
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,12 @@ from torch import Tensor
 from torch.nn import Module
 from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
+from torch_geometric.utils import coalesce
 
 import crane_pyg.transforms as T
 from crane_pyg._mode import evaluation
 from crane_pyg.datasets import FakeMultimodalDataset, read_mmrec
-from crane_pyg.ranking import Ranker
+from crane_pyg.ranking import Ranker, relations
 from crane_pyg.training import Recipe, fit
 
 METRICS = ('recall@10', 'recall@20', 'ndcg@10', 'ndcg@20')
@@ -154,9 +157,39 @@ def embed(model: Module, data: HeteroData) -> tuple[Tensor, Tensor]:
 def score(data: HeteroData, user: Tensor, item: Tensor) -> Record:
     """The metrics of embeddings alone and of the ranker that has them."""
     alone = Ranker.fit(data, user, item, relations=())
-    ranker = Ranker.fit(data, user, item)
+    ranker, weights = blend(data, user, item)
     rankers = {'alone': alone, 'ranker': ranker}
-    return {**evaluate(data, rankers), 'weights': ranker.weights}
+    return {**evaluate(data, rankers), 'weights': weights}
+
+
+def blend(
+    data: HeteroData, user: Tensor | None = None, item: Tensor | None = None
+) -> tuple[Ranker, dict[str, float]]:
+    """The ranker with its defaults, and its weights. The closed-form relation
+    of many items, which takes minutes, is made once for all models.
+    """
+    kept, size = 'ease_100', (data['user'].num_nodes, data['item'].num_nodes)
+    if not relations.FULL_ITEMS < size[1] <= relations.MAX_ITEMS:
+        ranker = Ranker.fit(data, user, item)
+        return ranker, ranker.weights
+    data = copy.copy(data)
+    graph = closed_form(data[RATES].edge_index, size)
+    data['item', kept, 'item'].edge_index = graph[0]
+    data['item', kept, 'item'].edge_weight = graph[1]
+    names = [name for name in relations.DEFAULT if name != relations.EASE]
+    if item is None:
+        names.remove(relations.REFINED)
+    ranker = Ranker.fit(data, user, item, relations=[*names, kept])
+    weights = ranker.weights
+    weights[relations.EASE] = weights.pop(kept)
+    return ranker, weights
+
+
+@lru_cache(maxsize=1)
+def closed_form(pairs: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The edges and weights of the closed-form relation."""
+    pairs = coalesce(pairs, num_nodes=max(size))
+    return relations.ease_graph(pairs, size, None, None)[0]
 
 
 def evaluate(data: HeteroData, rankers: dict[str, Ranker]) -> Record:

@@ -66,8 +66,12 @@ class Peer(Module):
         self._cache = GraphCache()
 
     def reset_parameters(self) -> None:
-        r"""Resets matrices to Xavier's uniform values, and vectors to zero."""
-        for weight in self.parameters():
+        r"""Resets matrices to Xavier's uniform values, and vectors to zero, but
+        for features that are trained.
+        """
+        for name, weight in self.named_parameters():
+            if name.startswith('project.x_'):
+                continue
             if weight.dim() > 1:
                 torch.nn.init.xavier_uniform_(weight)
             else:

@@ -3,7 +3,7 @@ r"""The features of the items, projected, and as a graph of neighbors."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Linear, ModuleList
+from torch.nn import Linear, ModuleList, Parameter
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce, scatter
@@ -30,6 +30,8 @@ class Projection(torch.nn.Module):
             (default: :obj:`True`)
         scale (bool, optional): If set to :obj:`True`, features are scaled to a
             mean square of one, for each modality. (default: :obj:`False`)
+        train (bool, optional): If set to :obj:`True`, the features are trained
+            as well. (default: :obj:`False`)
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Projection(torch.nn.Module):
         channels: int,
         bias: bool = True,
         scale: bool = False,
+        train: bool = False,
     ) -> None:
         super().__init__()
         features = get_features(data)
@@ -52,7 +55,10 @@ class Projection(torch.nn.Module):
                 count = ((~lacks).sum() * x.size(1)).clamp(min=1)
                 mean_square = x.square().sum() / count
                 x = x * mean_square.clamp(min=1e-12).rsqrt()
-            self.register_buffer(f'x_{name}', x, persistent=False)
+            if train:
+                self.register_parameter(f'x_{name}', Parameter(x.clone()))
+            else:
+                self.register_buffer(f'x_{name}', x, persistent=False)
             self.register_buffer(f'mask_{name}', ~lacks, persistent=False)
 
     def forward(self, index: Tensor | None = None) -> list[Tensor]:

@@ -46,6 +46,8 @@ class MGCN(Peer):
         num_layers (int, optional): The layers of LightGCN.
             (default: :obj:`2`)
         k (int, optional): The number of neighbors. (default: :obj:`10`)
+        train_features (bool, optional): If set to :obj:`True`, features are
+            trained as well; the graphs stay. (default: :obj:`False`)
         channels (int, optional): The size of the embeddings.
             (default: :obj:`64`)
     """
@@ -55,6 +57,7 @@ class MGCN(Peer):
         data: HeteroData,
         num_layers: int = 2,
         k: int = 10,
+        train_features: bool = False,
         channels: int = CHANNELS,
     ) -> None:
         super().__init__(data, channels)
@@ -64,7 +67,7 @@ class MGCN(Peer):
             ItemGraph(*neighbor_graph(x, k), self.size[1]) for x in xs
         )
         size = self.channels
-        self.project = Projection(data, size)
+        self.project = Projection(data, size, train=train_features)
         self.purify = ModuleList(Linear(size, size) for _ in xs)
         self.query = Sequential(
             Linear(size, size), Tanh(), Linear(size, 1, bias=False)

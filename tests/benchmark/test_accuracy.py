@@ -10,7 +10,7 @@ from models import MODELS
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
-from crane_pyg.ranking import evaluate
+from crane_pyg.ranking import Ranker, evaluate
 from crane_pyg.training import Recipe
 
 RATES = ('user', 'rates', 'item')
@@ -81,6 +81,29 @@ def test_scores_are_those_of_the_embeddings(data):
     # Of random embeddings, anything else is a gain:
     assert max(out['weights'].values()) > 0
     assert out['test']['ranker']['recall@20'] > 2 * expected['recall@20']
+
+
+def test_closed_form_is_made_once(data, monkeypatch):
+    num_users, num_items = data['user'].num_nodes, data['item'].num_nodes
+    user, item = torch.randn(num_users, 4), torch.randn(num_items, 4)
+    module = harness.relations
+    monkeypatch.setattr(module, 'FULL_ITEMS', 10)
+    solve, calls = module.ease_graph, []
+    monkeypatch.setattr(
+        module, 'ease_graph', lambda *args: calls.append(1) or solve(*args)
+    )
+    harness.closed_form.cache_clear()
+    for embs in [(user, item), (user, 2 * item), (None, None)]:
+        calls.clear()
+        expected = Ranker.fit(data, *embs)
+        assert len(calls) == 1
+        ranker, weights = harness.blend(data, *embs)
+        assert weights == expected.weights
+        assert weights['ease'] > 0
+        pairs = data[RATES].test_edge_label_index
+        out = ranker.evaluate(pairs)
+        assert out == pytest.approx(expected.evaluate(pairs))
+    assert len(calls) == 1  # By the first of them, before.
 
 
 def test_setting_is_split():

@@ -269,6 +269,24 @@ def test_mgcn_forward(num_modalities, missing_rate):
         check(model(graph)[:2], expected)
 
 
+def test_mgcn_trains_features_if_told():
+    data = get_data(missing_rate=0.3)
+    frozen = get_model('mgcn', data)
+    model = MODELS['mgcn'].make(data, train_features=True)
+    names = {'project.x_image', 'project.x_text'}
+    weights = dict(model.named_parameters())
+    assert weights.keys() - dict(frozen.named_parameters()).keys() == names
+    for name, x, mask in get_features(data):
+        weight = weights[f'project.x_{name}']
+        assert torch.equal(weight[mask], x[mask])
+        assert weight.data_ptr() != data['item'][f'x_{name}'].data_ptr()
+    model.loss(model(data), *get_batch(data)).backward()
+    for name, _, mask in get_features(data):
+        grad = weights[f'project.x_{name}'].grad
+        assert grad[mask].any(dim=1).all()
+        assert not grad[~mask].any()
+
+
 def info_nce(x, y, index, temperature):
     x = x / x.norm(dim=1, keepdim=True)
     y = y / y.norm(dim=1, keepdim=True)
