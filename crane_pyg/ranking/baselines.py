@@ -105,8 +105,8 @@ def ease(
     Args:
         data (torch_geometric.data.HeteroData): The training pairs.
         l2 (float, optional): The strength of the regularization. (default:
-            the best of six for :obj:`val_edge_label_index`, or :obj:`200.0`
-            where there is none)
+            the best of six for :obj:`val_edge_label_index`, up to 8,000 items;
+            else as in :func:`~crane_pyg.ranking.relations.default_l2`)
         metric (str, optional): The metric to choose by.
             (default: :obj:`"ndcg@20"`)
         edge_type (tuple, optional): Their edge type.

@@ -115,7 +115,8 @@ class Ranker(Lists):
                 known: no pairs are looked at. (default: :obj:`None`)
             l2 (float, optional): The regularization of :obj:`"ease"`; the
                 ranker keeps it as :obj:`l2`. (default: chosen on validation
-                pairs for up to 3,000 items, and :obj:`200.0` for more)
+                pairs for up to 3,000 items, and for more as in
+                :func:`~crane_pyg.ranking.relations.default_l2`)
             edge_type (tuple, optional): The edge type of the training pairs.
                 (default: :obj:`('user', 'rates', 'item')`)
             **kwargs: The :obj:`candidates`, :obj:`no_history` and

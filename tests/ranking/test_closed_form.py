@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +64,6 @@ def test_ease_of_many_items(data, monkeypatch):
     monkeypatch.setattr(relations, 'NUM_KEPT', 4)
     graph, l2 = ease_graph(history, SIZE, None, None)
     full, same = choose_ease(history, SIZE)
-    assert l2 == same == relations.L2
+    assert l2 == same == 16 * math.sqrt(38 * 6 / ITEMS)
     assert graph[1].numel() == 4 * ITEMS
     assert torch.equal(full[tuple(graph[0])], graph[1])

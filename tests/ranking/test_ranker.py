@@ -364,3 +364,14 @@ def test_of_a_neighborhood():
     out = Ranker(near, *get_embs())
     expected = top_k(*get_embs(), 3, exclude=store.edge_index)
     assert torch.equal(out.recommend(k=3), expected.index)
+
+
+def test_save_as_a_whole_or_not_at_all(tmp_path):
+    # No file of an earlier ranker is lost to a failure:
+    out = Ranker.fit(get_data(), *get_embs(), relations=())
+    out.save(tmp_path / 'ranker.pt')
+    out.l2 = Trap(tmp_path / 'flag')
+    with pytest.raises(ValueError, match='The ranker needs to hold tensors'):
+        out.save(tmp_path / 'ranker.pt')
+    assert Ranker.load(tmp_path / 'ranker.pt').l2 is None
+    assert os.listdir(tmp_path) == ['ranker.pt']
