@@ -134,7 +134,7 @@ def tune(args: argparse.Namespace, folder: str | None) -> None:
         path = path_of('tuning', about['dataset'], args.results)
         if find(read(path), **about) is None:
             record = {**about, **measure(name, data, seed, setting)}
-            harness.keep(args, 'tuning', record, tuple(about))
+            harness.keep(args, 'tuning', record)
             show(record)
 
 

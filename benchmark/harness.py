@@ -106,9 +106,11 @@ def split(entry: Entry, setting: Setting) -> tuple[Recipe, Setting, Setting]:
 
 def chosen(dataset: str, name: str, results: Path) -> Setting:
     """The setting that did best on the validation pairs of those that were
-    tried; CRANE keeps its defaults on all data.
+    tried, here or in the repository; CRANE keeps its defaults on all data.
     """
     path = records.path_of('tuning', dataset, results)
+    if not path.exists():
+        path = records.path_of('tuning', dataset)
     runs = [x for x in records.read(path) if x['model'] == name]
     if name == 'crane' or not runs:
         return {}
@@ -208,13 +210,12 @@ def keep(
     args: argparse.Namespace,
     question: str,
     record: Record,
-    keys: tuple[str, ...] = ('model', 'seed'),
 ) -> None:
     """Writes one result with all that is needed to repeat it."""
     path = records.path_of(question, record['dataset'], args.results)
     origin = provenance(args.device)
     record = {**record, **origin, 'threads': torch.get_num_threads()}
-    records.put(path, record, keys)
+    records.put(path, record)
 
 
 def with_tag(name: str, tag: str | None) -> str:

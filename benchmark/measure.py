@@ -16,7 +16,7 @@ from statistics import median
 import torch
 from layout import grid, replace_between
 from provenance import provenance
-from records import put, read
+from records import RESULTS, put, read
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
@@ -25,7 +25,7 @@ from crane_pyg.training import sample_negatives
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / 'docs' / 'speed.md'
-RESULTS, FILE = FOLDER / 'results' / 'speed', 'speed.jsonl'
+FILE = Path('speed', 'speed.jsonl')
 SPORTS = (35_598, 18_357, 218_409)  # Users, items, training pairs.
 Row = dict[str, object]
 
@@ -131,7 +131,7 @@ def save(
         },
         'note': args.note,
     }
-    put(args.results / FILE, record, ('table',))
+    put(args.results / FILE, record)
     print(table(record))
 
 

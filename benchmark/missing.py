@@ -24,7 +24,6 @@ import crane_pyg.transforms as T
 SHARES = [0.0, 0.1, 0.3, 0.5, 0.7, 0.9]
 NAMES = ['crane', 'freedom-same-recipe', 'lightgcn-same-recipe']
 WITHOUT_FEATURES = 'lightgcn-same-recipe'
-KEYS = ('model', 'share', 'seed')
 
 
 def main() -> None:
@@ -65,7 +64,7 @@ def run(
         model, record = harness.train(MODELS[name], data, seed, setting)
         scores = harness.score(data, *harness.embed(model, data))
         record = {'dataset': dataset, **about, **scores, **record}
-        harness.keep(args, 'missing', record, KEYS)
+        harness.keep(args, 'missing', record)
         print(*about.values(), record['test'], flush=True)
 
 

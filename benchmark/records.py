@@ -1,7 +1,10 @@
 r"""Results as JSON Lines: a file for each question and data set, a line for
 each run.
+
+python benchmark/records.py FOLDER  # add the results of another folder
 """
 
+import argparse
 import fcntl
 import json
 import os
@@ -36,32 +39,37 @@ def find(records: list[Record], **about: object) -> Record | None:
     return None
 
 
-def put(
-    path: Path, record: Record, keys: tuple[str, ...] = ('model', 'seed')
-) -> None:
+def keys_of(path: Path) -> list[str]:
+    """What tells the runs of a question apart."""
+    others = {'tuning': ['overrides'], 'missing': ['share']}
+    if path.parent.name == 'speed':
+        return ['table']
+    return ['model', 'seed', *others.get(path.parent.name, [])]
+
+
+def put(path: Path, record: Record) -> None:
     """Adds a record, in place of one that has the same values of the keys.
 
     Processes that write to the same folder wait for each other, and readers
     see the file before or after, never in between.
     """
-    about = {key: record.get(key) for key in keys}
+    about = {key: record.get(key) for key in keys_of(path)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent):
         others = read(path)
         while (old := find(others, **about)) is not None:
             others.remove(old)
-        write(path, [*others, record], keys)
+        write(path, [*others, record])
 
 
-def write(
-    path: Path, records: list[Record], keys: tuple[str, ...] = ('model', 'seed')
-) -> None:
-    """Writes a file as a whole, sorted by the keys."""
+def write(path: Path, records: list[Record]) -> None:
+    """Writes a file as a whole, sorted by what tells runs apart."""
 
     def order(record: Record) -> list[tuple[str, float]]:
-        values = [record.get(key) for key in keys]
+        values = [record.get(key) for key in keys_of(path)]
         return [
-            ('', x) if isinstance(x, int) else (str(x), 0.0) for x in values
+            ('', x) if isinstance(x, int | float) else (str(x), 0.0)
+            for x in values
         ]
 
     lines = [json.dumps(x) for x in sorted(records, key=order)]
@@ -78,3 +86,20 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def main() -> None:
+    """Adds all lines of another folder."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('folder', type=Path)
+    parser.add_argument('--results', type=Path, default=RESULTS)
+    args = parser.parse_args()
+    for path in sorted(args.folder.glob('*/*.jsonl')):
+        lines = read(path)
+        for record in lines:
+            put(args.results / path.parent.name / path.name, record)
+        print(f'{path}: {len(lines)} lines')
+
+
+if __name__ == '__main__':
+    main()

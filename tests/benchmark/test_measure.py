@@ -84,7 +84,7 @@ def test_measure_writes_page(monkeypatch, tmp_path):
     facts = ['revision', 'date', 'threads', 'load', 'torch', 'torch_geometric']
     record = dict.fromkeys(facts, '?') | {'note': '', 'title': 'T', 'rows': []}
     record['malloc'] = {}
-    put(tmp_path / measure.FILE, {**record, 'table': 'memory'}, ('table',))
+    put(tmp_path / measure.FILE, {**record, 'table': 'memory'})
     argv = ['measure.py', '--write', '--results', str(tmp_path)]
     monkeypatch.setattr(sys, 'argv', argv)
     measure.main()

@@ -35,11 +35,36 @@ def test_same_run_takes_the_place(tmp_path):
         records.put(path, {'model': 'a', 'seed': seed, 'value': value})
     pairs = [(x['seed'], x['value']) for x in records.read(path)]
     assert pairs == [(0, 'x'), (1, 'y'), (None, 'y')]
-    record = {'model': 'a', 'seed': 1, 'share': 0.5}
-    records.put(path, record, ('model', 'share', 'seed'))
-    assert len(path.read_text().splitlines()) == 4
-    assert records.find(records.read(path), share=0.5) == record
-    assert records.find(records.read(path), share=0.25) is None
+
+
+def test_what_tells_runs_apart(tmp_path):
+    def lines(question, *about):
+        path = tmp_path / question / 'shop.jsonl'
+        for n, keys in enumerate(about):
+            records.put(path, {'model': 'a', 'seed': 0, 'value': n, **keys})
+        return [x['value'] for x in records.read(path)]
+
+    half, all_of_it = {'share': 0.5}, {'share': 1.0}
+    assert lines('accuracy', half, all_of_it) == [1]
+    assert lines('missing', half, all_of_it, half) == [2, 1]
+    settings = [{'overrides': {'lr': lr}} for lr in (1, 2, 1)]
+    assert lines('tuning', *settings) == [2, 1]
+    assert lines('speed', {'table': 'x'}, {'table': 'y'}) == [0, 1]
+    found = records.read(tmp_path / 'missing' / 'shop.jsonl')
+    assert records.find(found, share=0.5)['value'] == 2
+    assert records.find(found, share=0.25) is None
+
+
+def test_another_folder_is_added(tmp_path, monkeypatch):
+    ours, theirs = tmp_path / 'ours', tmp_path / 'theirs'
+    for folder, seed, value in [(ours, 0, 1), (ours, 1, 1), (theirs, 1, 2)]:
+        path = records.path_of('accuracy', 'shop', folder)
+        records.put(path, {'model': 'a', 'seed': seed, 'value': value})
+    argv = ['records.py', str(theirs), '--results', str(ours)]
+    monkeypatch.setattr('sys.argv', argv)
+    records.main()
+    found = records.read(records.path_of('accuracy', 'shop', ours))
+    assert [(x['seed'], x['value']) for x in found] == [(0, 1), (1, 2)]
 
 
 def test_failure_keeps_the_file(tmp_path):
