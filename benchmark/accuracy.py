@@ -142,9 +142,7 @@ def is_kept(args: argparse.Namespace, question: str, about: Record) -> bool:
     """Whether there is a result of this kind, and it is to stay."""
     path = path_of(question, about['dataset'], args.results)
     record = find(read(path), **about) if args.keep else None
-    return record is not None and (
-        'ranker' in record['test'] or about['model'] in REFERENCES
-    )
+    return record is not None and 'weights' in record  # Of a ranker.
 
 
 def show(record: Record) -> None:

@@ -30,7 +30,6 @@ from crane_pyg.datasets import FakeMultimodalDataset, read_mmrec
 from crane_pyg.ranking import Ranker, relations
 from crane_pyg.training import Recipe, fit
 
-METRICS = ('recall@10', 'recall@20', 'ndcg@10', 'ndcg@20')
 Setting = dict[str, Any]
 
 

@@ -40,7 +40,7 @@ def run(tmp_path, monkeypatch):
     return run
 
 
-def test_lines(run, capsys):
+def test_lines(run, tmp_path, capsys):
     args = ['--models', 'crane', 'mf-bpr', '--set', 'epochs=2', 'lr=0.01']
     lines = run('--seeds', '0', '1', *args)
     found = {(x['model'], x['seed']) for x in lines}
@@ -57,12 +57,17 @@ def test_lines(run, capsys):
     assert line['valid']['alone']['recall@20'] == pytest.approx(best, abs=1e-5)
     assert line['threads'] == torch.get_num_threads()
     assert set(line['test']) == {'alone', 'ranker'}
-    assert set(line['test']['ranker']) == set(harness.METRICS)
+    metrics = {f'{name}@{k}' for name in ('recall', 'ndcg') for k in (10, 20)}
+    assert set(line['test']['ranker']) == metrics
     assert 'mf-bpr 1 alone 0.' in capsys.readouterr().out
 
     # Once more: the lines that are there stay, unless they are run again.
     other = ['--set', 'epochs=1', '--seeds', '0', '--models', 'mf-bpr']
     assert run(*other, '--keep') == lines
+    before = {**records.find(lines, model='mf-bpr', seed=0), 'epochs': 7}
+    del before['weights']  # As of a time without a ranker.
+    records.put(records.path_of('accuracy', 'fake', tmp_path), before)
+    assert records.find(run(*other, '--keep'), epochs=7) is None
     run(*other, '--tag', 'x', '--keep')
     assert run(*other, '--tag', 'x', '--keep')[-1]['model'] == 'vbpr' or True
     lines = run(*other)
