@@ -7,44 +7,45 @@ from typing import Any, Final
 
 import torch
 from torch_geometric.data import HeteroData
-from torch_geometric.transforms import BaseTransform
 
 from crane_pyg import __version__
 from crane_pyg._files import save_plain
+from crane_pyg._identity import UnidentifiedError, identify
 
-VERSION = 3  # Raise it whenever the reader or a transform changes its output.
+VERSION = 4  # Raise it whenever the reader or a transform changes its output.
 CHECKED_SIZE: Final = 1 << 26  # Bytes; all pairs of the known data sets.
 
 
 def fingerprint(
     paths: Iterable[Path],
     pre_transform: Callable[[HeteroData], HeteroData] | None,
-) -> list[Any]:
-    r"""Returns what the cached data depend on, made of plain values only.
+) -> list[Any] | None:
+    r"""Returns what the cached data depend on, made of plain values only, or
+    :obj:`None` if nothing tells :obj:`pre_transform` from others, which a
+    :class:`UserWarning` says.
 
     Args:
         paths: The raw files. Of large ones, the checksum is that of the
             beginning.
-        pre_transform: The transform, told from another by its :obj:`repr`,
-            and a transform of PyG by its options as well.
+        pre_transform: The transform, told from another by its content, see
+            :func:`~crane_pyg._identity.identify`.
     """
+    try:
+        transform = identify(pre_transform)
+    except UnidentifiedError as e:
+        warnings.warn(
+            f"The processed data are not cached: 'pre_transform' holds what "
+            f'cannot be told from others in the next process (got {e})',
+            stacklevel=4,
+        )
+        return None
     files = []
     for path in paths:
         stat = path.stat()
         with path.open('rb') as file:
             checksum = zlib.crc32(file.read(CHECKED_SIZE))
         files.append([path.name, stat.st_size, stat.st_mtime_ns, checksum])
-    return [VERSION, __version__, _describe(pre_transform), files]
-
-
-def _describe(value: object) -> Any:  # noqa: ANN401
-    # Not all transforms of PyG name all of their options:
-    if isinstance(value, BaseTransform):
-        options = [[key, _describe(x)] for key, x in vars(value).items()]
-        return [type(value).__qualname__, repr(value), options]
-    if isinstance(value, (list, tuple)):
-        return [_describe(x) for x in value]
-    return repr(value)
+    return [VERSION, __version__, transform, files]
 
 
 def load_cache(path: Path, key: list[Any]) -> HeteroData | None:
@@ -90,6 +91,23 @@ def make_folder(folder: Path) -> None:
         raise _not_writable(folder, 'no permission')
 
 
+def check_data(data: object) -> HeteroData:
+    r"""Refuses what is no data.
+
+    Args:
+        data: What :obj:`pre_transform` returned.
+
+    Raises:
+        ValueError: If it is anything else than :class:`HeteroData`.
+    """
+    if not isinstance(data, HeteroData):
+        raise ValueError(
+            f"'pre_transform' needs to return 'HeteroData' "
+            f"(got '{type(data).__name__}')"
+        )
+    return data
+
+
 def save_cache(path: Path, key: list[Any], data: HeteroData) -> None:
     r"""Saves data such that no process ever sees a half-written file.
 
@@ -101,11 +119,6 @@ def save_cache(path: Path, key: list[Any], data: HeteroData) -> None:
     Raises:
         ValueError: If the file cannot be written, or could not be read.
     """
-    if not isinstance(data, HeteroData):
-        raise ValueError(
-            f"'pre_transform' needs to return 'HeteroData' "
-            f"(got '{type(data).__name__}')"
-        )
     content = {'key': key, 'data': data.to_dict()}
     try:
         save_plain(path, content, "What 'pre_transform' returns")

@@ -28,10 +28,7 @@ class AmazonMultimodal(MMRecDataset):
             transformed version, applied on every access.
         pre_transform: A function/transform that takes in a
             :class:`~torch_geometric.data.HeteroData` object and returns a
-            transformed version, applied before the data are cached. The
-            :obj:`repr` of one that is not derived from
-            :class:`~torch_geometric.transforms.BaseTransform` needs to list
-            all of its options.
+            transformed version, applied before the data are cached.
         processed_dir: The folder of the cache file :obj:`<name>.pt`.
             (default: :obj:`root/name/processed`)
         force_reload: Whether to rebuild the cache file in any case.

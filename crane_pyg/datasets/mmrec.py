@@ -8,6 +8,7 @@ from torch_geometric.data.hetero_data import HeteroData
 
 from crane_pyg.datasets._base import MultimodalDataset
 from crane_pyg.datasets._cache import (
+    check_data,
     fingerprint,
     load_cache,
     make_folder,
@@ -133,8 +134,10 @@ class MMRecDataset(MultimodalDataset):
     <https://github.com/enoche/MMRec>`_ toolbox, see :meth:`read_mmrec`.
 
     The processed data are cached in a single file, which is rebuilt whenever a
-    raw file or :obj:`pre_transform` changes. Reading the cache executes no code
-    from it.
+    raw file or :obj:`pre_transform` changes: its options, tensors, and the code
+    of its own and of what it refers to. One that cannot be told from others,
+    as it holds, *e.g.*, an open file, is applied every time, with a
+    :class:`UserWarning`. Reading the cache executes no code from it.
 
     Args:
         root: The folder with the raw files. It may be read-only if
@@ -144,10 +147,7 @@ class MMRecDataset(MultimodalDataset):
             transformed version, applied on every access.
         pre_transform: A function/transform that takes in a
             :class:`~torch_geometric.data.HeteroData` object and returns a
-            transformed version, applied before the data are cached. The
-            :obj:`repr` of one that is not derived from
-            :class:`~torch_geometric.transforms.BaseTransform` needs to list
-            all of its options.
+            transformed version, applied before the data are cached.
         processed_dir: The folder of the cache file.
             (default: :obj:`root/processed`)
         force_reload: Whether to rebuild the cache file in any case.
@@ -202,11 +202,15 @@ class MMRecDataset(MultimodalDataset):
     def _load(self) -> HeteroData:
         path = Path(self.processed_paths[0])
         key = fingerprint(map(Path, self.raw_paths), self.pre_transform)
-        data = None if self.force_reload else load_cache(path, key)
+        data = None
+        if key is not None and not self.force_reload:
+            data = load_cache(path, key)
         if data is None:
-            make_folder(path.parent)
+            if key is not None:
+                make_folder(path.parent)
             data = read_mmrec(self.raw_dir)
             if self.pre_transform is not None:
-                data = self.pre_transform(data)
-            save_cache(path, key, data)
+                data = check_data(self.pre_transform(data))
+            if key is not None:
+                save_cache(path, key, data)
         return data

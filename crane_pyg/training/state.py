@@ -2,6 +2,7 @@ r"""The state of a training, in memory and on disk."""
 
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from crane_pyg._identity import UnidentifiedError, identify
 from crane_pyg.training.recipe import Recipe
 
 # They say when training ends, and may change where it goes on:
@@ -36,11 +38,7 @@ def get_meta(
     that an error can name the one that differs.
     """
     shapes = {name: list(x.shape) for name, x in model.named_parameters()}
-    options = {
-        name: value
-        for name, value in loss_options.items()
-        if value is None or isinstance(value, (bool, int, float, str))
-    }
+    options = {name: _plain(value) for name, value in loss_options.items()}
     values = {
         name: value
         for name, value in asdict(recipe).items()
@@ -54,6 +52,15 @@ def get_meta(
         **{f'loss_options.{name}': value for name, value in options.items()},
         **{f'shape of {name}': shape for name, shape in shapes.items()},
     }
+
+
+def _plain(value: object) -> object:
+    r"""Returns what tells a value from others, as far as anything does."""
+    if value is None or type(value) in {bool, int, float, str}:
+        return value
+    with suppress(UnidentifiedError):
+        return f'{type(value).__name__} ({identify(value)})'
+    return type(value).__name__
 
 
 def check_path(checkpoint: str | Path | None, resume: bool) -> Path | None:

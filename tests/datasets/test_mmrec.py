@@ -12,9 +12,14 @@ import pytest
 import torch
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
-from torch_geometric.transforms import Compose, NormalizeFeatures
+from torch_geometric.transforms import (
+    BaseTransform,
+    Compose,
+    NormalizeFeatures,
+)
 from toys import HEADER, RATES, ROWS, Trap
 
+import crane_pyg.transforms as T
 from crane_pyg.datasets import MMRecDataset, read_mmrec
 
 PAIRS = ['edge_index', 'val_edge_label_index', 'test_edge_label_index']
@@ -539,8 +544,8 @@ class Scale:
         data['item'].x_image = data['item'].x_image * self.factor
         return data
 
-    def __repr__(self):
-        return f'Scale({self.factor})'
+    def __reduce__(self):  # Calls tell no transform from another.
+        return Scale, (self.factor,)
 
 
 class Sort:
@@ -554,9 +559,6 @@ class Sort:
             data[edge_type].edge_index = edge_index
             data[edge_type].edge_weight = torch.rand(edge_index.size(1))
         return data
-
-    def __repr__(self):
-        return 'Sort()'
 
 
 def processed(dataset):
@@ -664,6 +666,75 @@ def test_dataset_knows_what_a_transform_does_not_tell(make_folder, wrap):
         for other in ['image', 'text']:
             changed = not torch.equal(item[f'x_{other}'], torch.from_numpy(X))
             assert changed == (other == name)
+
+
+def test_dataset_knows_what_a_function_holds(make_folder):
+    folder, calls = make_folder(image=X), Calls(make_folder)
+    for _ in range(2):
+        widths = []
+        for k in (1, 2, 3):
+            item = MMRecDataset(
+                folder,
+                pre_transform=lambda x: calls() or T.BuildDualGraph(k=k)(x),  # noqa: B023
+                processed_dir=folder / str(k),
+            )[0]['item']
+            widths.append(item.neighbor_image.size(1))
+        assert widths == [1, 2, 3]
+    assert calls.count() == 3
+    # One folder for all of them:
+    for k in (1, 2, 3, 1):
+        dataset = MMRecDataset(
+            folder,
+            pre_transform=lambda x: T.BuildDualGraph(k=k)(x),  # noqa: B023
+        )
+        assert dataset[0]['item'].neighbor_image.size(1) == k
+
+
+class Calls:
+    r"""Counts calls, in a file, as a number would be part of a transform."""
+
+    def __init__(self, make_folder):
+        self.path = make_folder(folder='calls') / 'calls'
+
+    def __call__(self):
+        with self.path.open('a') as file:
+            file.write('x')
+
+    def count(self):
+        return len(self.path.read_text())
+
+
+@pytest.mark.parametrize('kind', [torch.tensor, np.array])
+def test_dataset_knows_each_entry_of_a_mask(make_folder, kind):
+    class Mask(BaseTransform):
+        def __init__(self, mask):
+            self.mask = mask
+
+        def forward(self, data):
+            data.place = int(self.mask.nonzero()[0][0])
+            return data
+
+    folder = make_folder(image=X)
+    for place in (1000, 1001, 1000):
+        mask = [float(i == place) for i in range(2000)]
+        dataset = MMRecDataset(folder, pre_transform=Mask(kind(mask)))
+        assert dataset[0].place == place
+
+
+def test_dataset_caches_nothing_that_cannot_be_told_from_others(make_folder):
+    folder = make_folder(image=X)
+    for factor in (2, 3):
+        numbers = (float(factor) for _ in range(9))
+
+        def scale(data):
+            data['item'].x_image = data['item'].x_image * next(numbers)  # noqa: B023
+            return data
+
+        match = r"not cached: 'pre_transform' .*'generator' in 'numbers' of 'sc"
+        with pytest.warns(UserWarning, match=match):
+            dataset = MMRecDataset(folder, pre_transform=scale)
+        assert dataset[0]['item'].x_image.tolist() == (factor * X).tolist()
+    assert not (folder / 'processed').exists()
 
 
 def add(data, value):
@@ -856,9 +927,6 @@ class Wait:
             time.sleep(0.01)
         raise SystemExit('the other process never came')
 
-    def __repr__(self):
-        return 'Wait()'
-
 dataset = MMRecDataset(sys.argv[1], pre_transform=Wait())
 print(dataset[0]['item'].x_image.sum().item())
 """
@@ -883,14 +951,12 @@ def test_dataset_two_processes(make_folder, tmp_path):
     assert [float(out) for out, _ in outs] == [x.sum(), x.sum()]
     assert os.listdir(folder / 'processed') == ['data.pt']
 
-    class Wait(Scale):
-        def __repr__(self):
-            return 'Wait()'
-
-    pre_transform = Wait(1)
-    data = MMRecDataset(folder, pre_transform=pre_transform)[0]
-    assert pre_transform.num_calls == 0
-    assert data['item'].x_image.tolist() == x.tolist()
+    # The next process finds what they left:
+    Path(flags[0]).unlink()
+    command = [sys.executable, '-c', WORKER, str(folder), *flags]
+    out = subprocess.run(command, capture_output=True, check=True, timeout=300)
+    assert float(out.stdout) == x.sum()
+    assert not Path(flags[0]).exists()
 
 
 # Real data ###################################################################

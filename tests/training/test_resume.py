@@ -220,6 +220,31 @@ def test_checkpoint_of_something_else(data, path, change, match):
     assert torch.equal(torch.get_rng_state(), rng)
 
 
+def test_checkpoint_of_another_tensor_in_the_loss(data, path):
+    def train(place, **kwargs):
+        weight = torch.zeros(2000).index_fill(0, torch.tensor([place]), 1.0)
+        scale = [weight, lambda x: x + place]
+        run(
+            get_model(Sum),
+            data,
+            replace(RECIPE, epochs=1),
+            checkpoint=path,
+            loss_options={'scale': scale},
+            **kwargs,
+        )
+
+    train(1000)
+    train(1000, resume=True)
+    match = r"'loss_options.scale' 'list \(\w+\)' \(got 'list \("
+    with pytest.raises(ValueError, match=match):
+        train(1001, resume=True)
+
+
+class Sum(Toy):
+    def loss(self, *args, scale):
+        return super().loss(*args, scale=scale[0].sum())
+
+
 def test_resume_from_junk(data, path):
     path.write_bytes(b'junk')
     with pytest.raises(ValueError, match=r"last\.ckpt' is no checkpoint"):
