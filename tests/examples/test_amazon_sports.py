@@ -267,6 +267,7 @@ def test_example_without_data(fail):
     assert os.listdir() == []
 
 
+@pytest.mark.filterwarnings('ignore:.*dropped .* held-out pairs:UserWarning')
 @pytest.mark.skipif(
     not TIKTOK.is_dir() or 'CRANE_PYG_DATA' not in os.environ,
     reason="the environment variable 'CRANE_PYG_DATA' names no folder with the "
