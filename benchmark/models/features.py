@@ -101,8 +101,9 @@ def neighbor_graph(
         \hat{s}_{ij} = \frac{s_{ij}}{\sqrt{d_i d_j}}, \qquad
         d_i = \sum_{j \in \mathcal{N}_k(i)} s_{ij}
 
-    An item is the first of its own :math:`k` neighbors. Unlike those of
-    :func:`~crane_pyg.transforms.symmetric_norm`, both degrees are row sums.
+    An item is the first of its own :math:`k` neighbors. Unlike in
+    :func:`~crane_pyg.transforms.norm.symmetric_norm`, both degrees are row
+    sums.
 
     Args:
         x (torch.Tensor): The features; a row with a NaN, or of nothing but

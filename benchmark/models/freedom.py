@@ -4,7 +4,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from crane_pyg.nn.loss import hardest_negative
-from crane_pyg.transforms import merge_item_graphs
+from crane_pyg.transforms.knn import merge_item_graphs
 
 from .base import CHANNELS, Peer, bpr_loss
 from .features import ItemGraph, Projection, get_features, neighbor_graph

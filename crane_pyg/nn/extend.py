@@ -10,7 +10,7 @@ from torch_geometric.data import HeteroData
 
 from crane_pyg._edges import EdgeType, get_num_nodes
 from crane_pyg._rows import as_plain
-from crane_pyg.transforms import row_norm
+from crane_pyg.transforms.norm import row_norm
 
 
 def empty_tables(

@@ -1,6 +1,5 @@
 r"""Training, and what it needs."""
 
-from crane_pyg.training.checkpoint import load_checkpoint, save_checkpoint
 from crane_pyg.training.fit import fit
 from crane_pyg.training.history import History
 from crane_pyg.training.recipe import Recipe
@@ -11,10 +10,8 @@ __all__ = [
     'History',
     'Recipe',
     'fit',
-    'load_checkpoint',
     'refit',
     'sample_negatives',
-    'save_checkpoint',
 ]
 
 classes = __all__[:2]

@@ -3,12 +3,12 @@ from torch import Tensor
 from torch_geometric.utils import coalesce, cumsum, degree
 
 from crane_pyg._check import check_size
-from crane_pyg._rows import as_plain, block_sizes, check_edge_index
+from crane_pyg._rows import as_pairs, block_sizes
 from crane_pyg.transforms._search import rank
 
 
 def co_rated_graph(
-    edge_index: Tensor,
+    edge_index: object,
     num_users: int,
     num_items: int,
     k: int = 100,
@@ -25,7 +25,8 @@ def co_rated_graph(
 
     A pair of items counts for more if its users had few other items, and if
     few other users had them. The roots, milder than those of
-    :func:`~crane_pyg.transforms.symmetric_norm`, are a choice of this package.
+    :func:`~crane_pyg.transforms.norm.symmetric_norm`, are a choice of this
+    package.
 
     Over a user with :math:`d_u` items lead :math:`d_u^2` paths. For the cost
     to stay linear in the number of pairs, an item follows no more than
@@ -57,10 +58,9 @@ def co_rated_graph(
             positive, or an index is out of range.
     """
     check_size(1, k=k, block_size=block_size, max_degree=max_degree)
-    check_edge_index(edge_index, num_users, num_items)
-    user, item = coalesce(
-        as_plain(edge_index).long(), num_nodes=max(num_users, num_items)
-    )
+    check_size(0, num_users=num_users, num_items=num_items)
+    pairs = as_pairs('edge_index', edge_index, (num_users, num_items))
+    user, item = coalesce(pairs, num_nodes=max(num_users, num_items))
     user_degree = degree(user, num_users, dtype=torch.long)
     item_degree = degree(item, num_items)
     ring, start = _rings(user, item, user_degree, max_degree)
@@ -70,11 +70,11 @@ def co_rated_graph(
 
     outs = []
     index = torch.arange(item.numel(), device=item.device)
-    for pairs in index.split(block_sizes(item[perm], block_size, paths)):
-        count = paths[pairs]
-        src = item[perm[pairs]].repeat_interleave(count)
-        via = user[perm[pairs]].repeat_interleave(count)
-        first = start[perm[pairs]] - cumsum(count)[:-1]
+    for block in index.split(block_sizes(item[perm], block_size, paths)):
+        count = paths[block]
+        src = item[perm[block]].repeat_interleave(count)
+        via = user[perm[block]].repeat_interleave(count)
+        first = start[perm[block]] - cumsum(count)[:-1]
         first = first.repeat_interleave(count)
         dst = ring[first + torch.arange(via.numel(), device=via.device)]
         keep = src != dst
@@ -87,7 +87,7 @@ def co_rated_graph(
             )
         )
     if len(outs) == 0:
-        return edge_index.new_empty(2, 0).long(), item_degree.new_empty(0)
+        return pairs.new_empty(2, 0), item_degree.new_empty(0)
     return (
         torch.cat([edges for edges, _ in outs], dim=1),
         torch.cat([weight for _, weight in outs]),

@@ -92,7 +92,7 @@ class DegreeDropEdges(BaseTransform):
     r"""Drops a random fraction of the user-item edges in both directions,
     those of popular users and items more often, and renormalizes the others
     (functional name: :obj:`degree_drop_edges`).
-    See :func:`~crane_pyg.transforms.degree_drop`.
+    See :func:`~crane_pyg.transforms.drop_edges.degree_drop`.
 
     To be called once per training epoch on the *full* graph that
     :class:`~crane_pyg.transforms.BuildDualGraph` has built: every call draws

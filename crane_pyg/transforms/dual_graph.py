@@ -46,13 +46,13 @@ class BuildDualGraph(BaseTransform):
 
     :math:`\mathbf{S}_m` holds the edges of
     :func:`~crane_pyg.transforms.knn_item_graph`, and all three graphs
-    are normalized by :func:`~crane_pyg.transforms.symmetric_norm`.
+    are normalized by :func:`~crane_pyg.transforms.norm.symmetric_norm`.
     An undirected item graph is :math:`\mathbf{S} + \mathbf{S}^{\top}`.
     Items that the same users had are connected as well, by edges of a type of
-    their own, see :func:`~crane_pyg.transforms.co_rated_graph`.
+    their own, see :func:`~crane_pyg.transforms.co_rated.co_rated_graph`.
     Modalities are the attributes :obj:`x_<name>` of the item nodes. A row
     that holds a NaN or only zeros lacks the modality: its other modalities
-    take the share, see :func:`~crane_pyg.transforms.merge_item_graphs`.
+    take the share, see :func:`~crane_pyg.transforms.knn.merge_item_graphs`.
 
     The neighbors of the items in each modality, the nearest first, are kept
     next to their features, as :obj:`neighbor_<name>` (filled up with

@@ -5,8 +5,9 @@ from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.transforms.base_transform import BaseTransform
 from torch_geometric.utils import degree
 
+from crane_pyg._check import check_size
 from crane_pyg._edges import EdgeType, check_edge_type, get_edges
-from crane_pyg._rows import as_plain, check_edge_index, largest_entry
+from crane_pyg._rows import as_pairs, largest_entry
 from crane_pyg.transforms._utils import (
     check_features,
     check_no_inf,
@@ -14,7 +15,7 @@ from crane_pyg.transforms._utils import (
 )
 
 
-def user_profiles(x: Tensor, edge_index: Tensor, num_users: int) -> Tensor:
+def user_profiles(x: Tensor, edge_index: object, num_users: int) -> Tensor:
     r"""Averages the features of the items of every user, which yields the
     symmetric user profiles of the `"Cross-Modal Attention Network with Dual
     Graph Learning in Multimodal Recommendation"
@@ -48,23 +49,23 @@ def user_profiles(x: Tensor, edge_index: Tensor, num_users: int) -> Tensor:
     """
     check_features(x, 'x')
     check_no_inf(x, 'x')
-    check_edge_index(edge_index, num_users, x.size(0))
+    check_size(0, num_users=num_users)
+    pairs = as_pairs('edge_index', edge_index, (num_users, x.size(0)), x.device)
     lacks = ~(largest_entry(x) > 0)
-    edge_index = as_plain(edge_index).long()
-    edge_index = edge_index[:, ~lacks[edge_index[1]]]
+    pairs = pairs[:, ~lacks[pairs[1]]]
 
     # A sparse product avoids features on every edge, and sparse kernels know
     # no half precision:
     out = x.masked_fill(lacks.unsqueeze(1), 0.0)
     out = out if x.dtype == torch.double else out.float()
     adj = torch.sparse_coo_tensor(
-        edge_index,
-        out.new_ones(edge_index.size(1)),
+        pairs,
+        out.new_ones(pairs.size(1)),
         size=(num_users, x.size(0)),
         device=x.device,  # Not the default one.
         check_invariants=False,
     )
-    count = degree(edge_index[0], num_users, dtype=out.dtype)
+    count = degree(pairs[0], num_users, dtype=out.dtype)
     out = torch.mm(adj, out) / count.unsqueeze(1)
     return out.to(x.dtype)
 
@@ -75,7 +76,7 @@ class AddUserProfiles(BaseTransform):
     :obj:`x_<modality>` to the user nodes, for every modality
     :obj:`x_<modality>` of the item nodes
     (functional name: :obj:`add_user_profiles`).
-    See :func:`~crane_pyg.transforms.user_profiles`.
+    See :func:`~crane_pyg.transforms.profile.user_profiles`.
 
     Args:
         edge_type (tuple, optional): The edge type that holds the training

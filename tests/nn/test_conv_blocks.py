@@ -10,6 +10,7 @@ from torch_geometric.utils import degree
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
 from crane_pyg.nn import CRANEConv
+from crane_pyg.transforms.norm import symmetric_norm
 
 CHANNELS = 4
 RATES = ('user', 'rates', 'item')
@@ -246,7 +247,7 @@ def test_crane_conv_expectation_without_replacement(num_layers, self_loops):
     num_nodes, num_copies = 6, 4000
     adj = torch.rand(num_nodes, num_nodes) < 0.7
     edge_index = adj.fill_diagonal_(self_loops).nonzero().t()
-    weight = T.symmetric_norm(edge_index, num_nodes, num_nodes)
+    weight = symmetric_norm(edge_index, num_nodes, num_nodes)
     deg = degree(edge_index[1], num_nodes)
     assert deg.min() > 2
     x = torch.randn(num_nodes, CHANNELS)

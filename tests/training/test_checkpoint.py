@@ -10,7 +10,8 @@ import torch
 from toys import Trap
 
 from crane_pyg._files import replacing
-from crane_pyg.training import checkpoint, load_checkpoint, save_checkpoint
+from crane_pyg.training import checkpoint
+from crane_pyg.training.checkpoint import load_checkpoint, save_checkpoint
 
 META = {'dataset': 'toy', 'pairs': 12}
 

@@ -5,6 +5,7 @@ from torch_geometric.testing import withCUDA
 
 import crane_pyg.transforms as T
 from crane_pyg.transforms import co_rated
+from crane_pyg.transforms.co_rated import co_rated_graph
 
 NUM_USERS, NUM_ITEMS = 30, 20
 
@@ -43,7 +44,7 @@ def dense(edge_index, weight):
 def test_co_rated_graph(block_size, device):
     pairs = get_pairs()
     assert pairs.unique(dim=1).size(1) < pairs.size(1)
-    edge_index, weight = T.co_rated_graph(
+    edge_index, weight = co_rated_graph(
         pairs.to(device), NUM_USERS, NUM_ITEMS, block_size=block_size
     )
     assert edge_index.device == weight.device == device
@@ -55,7 +56,7 @@ def test_co_rated_graph(block_size, device):
 @pytest.mark.parametrize('block_size', [1, 50, 1 << 22])
 def test_co_rated_graph_keeps_the_heaviest(block_size):
     pairs = get_pairs()
-    (src, dst), weight = T.co_rated_graph(
+    (src, dst), weight = co_rated_graph(
         pairs, NUM_USERS, NUM_ITEMS, 3, block_size
     )
     assert src.equal(src.sort()[0])
@@ -86,7 +87,7 @@ def naive_windows(pairs, max_degree):
 def test_co_rated_graph_of_busy_users(max_degree, block_size):
     pairs = get_pairs().unique(dim=1)
     assert pairs[0].bincount().max() > 9
-    edge_index, weight = T.co_rated_graph(
+    edge_index, weight = co_rated_graph(
         pairs, NUM_USERS, NUM_ITEMS, NUM_ITEMS, block_size, max_degree
     )
     expected = naive_windows(pairs, max_degree)
@@ -101,16 +102,16 @@ def test_co_rated_graph_is_linear_in_a_busy_user(monkeypatch):
         co_rated, '_heaviest', lambda edges, value, *_: (edges, value)
     )
     pairs = torch.stack([torch.zeros(5000).long(), torch.arange(5000)])
-    edge_index, _ = T.co_rated_graph(pairs, 1, 5000)
+    edge_index, _ = co_rated_graph(pairs, 1, 5000)
     assert edge_index.size(1) == 5000 * 1000
 
 
 def test_co_rated_graph_of_lonely_items():
     pairs = torch.tensor([[0, 1, 2], [0, 1, 2]])
-    edge_index, weight = T.co_rated_graph(pairs, 3, 3)
+    edge_index, weight = co_rated_graph(pairs, 3, 3)
     assert edge_index.size() == (2, 0)
     assert weight.size() == (0,)
-    edge_index, weight = T.co_rated_graph(pairs[:, :0], 3, 3)
+    edge_index, weight = co_rated_graph(pairs[:, :0], 3, 3)
     assert edge_index.size() == (2, 0)
     assert edge_index.dtype == torch.long
 
@@ -127,7 +128,7 @@ def test_co_rated_graph_of_lonely_items():
 def test_co_rated_graph_errors(kwargs, match):
     kwargs = {'num_users': NUM_USERS, 'num_items': NUM_ITEMS, **kwargs}
     with pytest.raises(ValueError, match=match):
-        T.co_rated_graph(get_pairs(), **kwargs)
+        co_rated_graph(get_pairs(), **kwargs)
 
 
 def test_build_dual_graph_co_rated():
@@ -136,7 +137,7 @@ def test_build_dual_graph_co_rated():
     assert (store.edge_index[1].diff() >= 0).all()
     out = dense(store.edge_index, store.edge_weight)
     pairs = data['user', 'rates', 'item'].edge_index
-    expected = dense(*T.co_rated_graph(pairs, NUM_USERS, NUM_ITEMS, 3))
+    expected = dense(*co_rated_graph(pairs, NUM_USERS, NUM_ITEMS, 3))
     torch.testing.assert_close(out, expected)
 
     data = T.BuildDualGraph(num_co_rated=0, co_edge='along')(get_data())

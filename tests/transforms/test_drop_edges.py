@@ -9,6 +9,7 @@ from torch_geometric.transforms import RandomLinkSplit
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import FakeMultimodalDataset
+from crane_pyg.transforms.drop_edges import degree_drop
 
 RATES = ('user', 'rates', 'item')
 REV = ('item', 'rev_rates', 'user')
@@ -39,7 +40,7 @@ def dense(store):
 @pytest.mark.parametrize('p', [0.0, 0.1, 0.5, 0.8, 0.999])
 def test_degree_drop_keeps_an_exact_number(p):
     edge_index = get_data()[RATES].edge_index
-    out = T.degree_drop(edge_index, 15, 10, p)
+    out = degree_drop(edge_index, 15, 10, p)
     assert out.dtype == torch.long
     assert out.numel() == round((1 - p) * 70)
     assert (out.diff() > 0).all()
@@ -51,7 +52,7 @@ def test_degree_drop_generator():
 
     def draw(seed):
         generator = torch.Generator().manual_seed(seed)
-        return T.degree_drop(edge_index, 15, 10, 0.5, generator).tolist()
+        return degree_drop(edge_index, 15, 10, 0.5, generator).tolist()
 
     state = torch.get_rng_state()
     assert draw(1) == draw(1)
@@ -60,7 +61,7 @@ def test_degree_drop_generator():
 
     adj = EdgeIndex(edge_index.int(), sparse_size=(15, 10))
     generator = torch.Generator().manual_seed(1)
-    assert T.degree_drop(adj, 15, 10, 0.5, generator).tolist() == draw(1)
+    assert degree_drop(adj, 15, 10, 0.5, generator).tolist() == draw(1)
 
 
 def test_degree_drop_inclusion_decreases_with_degree():
@@ -70,7 +71,7 @@ def test_degree_drop_inclusion_decreases_with_degree():
     generator = torch.Generator().manual_seed(0)
     count = torch.zeros(item.numel())
     for _ in range(2000):
-        keep = T.degree_drop(edge_index, 136, 16, 0.7, generator)
+        keep = degree_drop(edge_index, 136, 16, 0.7, generator)
         count[keep] += 1
     rate = torch.zeros(16).index_add_(0, item, count) / torch.arange(1, 17)
     rate = rate / 2000
@@ -94,27 +95,27 @@ def test_degree_drop_matches_sequential_sampling():
     generator = torch.Generator().manual_seed(0)
     count = torch.zeros(3, dtype=torch.double)
     for _ in range(20_000):
-        count[T.degree_drop(edge_index, 3, 2, 1 / 3, generator)] += 1
+        count[degree_drop(edge_index, 3, 2, 1 / 3, generator)] += 1
     torch.testing.assert_close(count / 20_000, expected, atol=0.015, rtol=0)
 
 
 def test_degree_drop_empty():
     edge_index = torch.empty(2, 0, dtype=torch.long)
-    assert T.degree_drop(edge_index, 3, 2, 0.5).shape == (0,)
-    assert T.degree_drop(edge_index, 0, 0, 0.0).shape == (0,)
+    assert degree_drop(edge_index, 3, 2, 0.5).shape == (0,)
+    assert degree_drop(edge_index, 0, 0, 0.0).shape == (0,)
 
 
 @pytest.mark.parametrize('p', [1.0, 1.5, -0.1, float('nan')])
 def test_p_errors(p):
     with pytest.raises(ValueError, match=rf"'p' .* in \[0, 1\) \(got {p}\)"):
-        T.degree_drop(torch.zeros(2, 1, dtype=torch.long), 1, 1, p)
+        degree_drop(torch.zeros(2, 1, dtype=torch.long), 1, 1, p)
     with pytest.raises(ValueError, match=rf"'p' .* in \[0, 1\) \(got {p}\)"):
         T.DegreeDropEdges(p)
 
 
 def test_degree_drop_errors():
     with pytest.raises(ValueError, match=r'between 0 and 0 \(got 1\)'):
-        T.degree_drop(torch.tensor([[0], [1]]), 1, 1, 0.5)
+        degree_drop(torch.tensor([[0], [1]]), 1, 1, 0.5)
 
 
 @pytest.mark.parametrize('built', [False, True])

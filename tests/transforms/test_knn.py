@@ -5,6 +5,7 @@ from torch_geometric import EdgeIndex
 
 import crane_pyg.transforms as T
 import crane_pyg.transforms._search as search
+from crane_pyg.transforms.knn import merge_item_graphs
 
 
 def naive_knn(x, k):
@@ -307,7 +308,7 @@ def test_merge_item_graphs():
         'image': (torch.tensor([[1, 2, 0], [0, 0, 1]]), torch.ones(3) / 2),
         'text': (torch.tensor([[1, 3, 0], [0, 0, 2]]), torch.ones(3) / 2),
     }
-    edge_index, weight = T.merge_item_graphs(
+    edge_index, weight = merge_item_graphs(
         graphs, {'image': 0.1, 'text': 0.9}, num_items=4
     )
     # Items 1 and 2 have one modality only, whose weight becomes one:
@@ -317,12 +318,12 @@ def test_merge_item_graphs():
     )
 
     # Only the ratio of the weights counts:
-    out = T.merge_item_graphs(graphs, {'image': 2, 'text': 18}, 4)
+    out = merge_item_graphs(graphs, {'image': 2, 'text': 18}, 4)
     assert torch.equal(out[0], edge_index)
     torch.testing.assert_close(out[1], weight)
 
     for weights in [{'text': 3.0}, {'image': 0.0, 'text': 1.0}]:
-        edge_index, weight = T.merge_item_graphs(graphs, weights, 4)
+        edge_index, weight = merge_item_graphs(graphs, weights, 4)
         assert edge_index.tolist() == [[1, 3, 0], [0, 0, 2]]
         assert weight.tolist() == [0.5, 0.5, 0.5]
 
@@ -342,7 +343,7 @@ def test_merge_item_graphs_random():
         for m in has:
             share = weights[m] / sum(weights[n] for n in has)
             expected[:, item] += share * adjs[m][:, item]
-    edge_index, weight = T.merge_item_graphs(graphs, weights, 20)
+    edge_index, weight = merge_item_graphs(graphs, weights, 20)
     torch.testing.assert_close(
         dense(edge_index, weight, 20), expected, atol=1e-6, rtol=0
     )
@@ -351,14 +352,14 @@ def test_merge_item_graphs_random():
 
 def test_merge_item_graphs_drops_edges_of_weight_zero():
     graph = (torch.tensor([[1, 2], [0, 0]]), torch.tensor([0.0, 1.0]))
-    edge_index, weight = T.merge_item_graphs({'a': graph}, {'a': 1.0}, 3)
+    edge_index, weight = merge_item_graphs({'a': graph}, {'a': 1.0}, 3)
     assert edge_index.tolist() == [[2], [0]]
     assert weight.tolist() == [1.0]
 
 
 def test_merge_item_graphs_empty():
     empty = (torch.empty(2, 0, dtype=torch.long), torch.empty(0))
-    edge_index, weight = T.merge_item_graphs({'a': empty}, {'a': 1.0}, 3)
+    edge_index, weight = merge_item_graphs({'a': empty}, {'a': 1.0}, 3)
     assert edge_index.shape == (2, 0)
     assert weight.shape == (0,)
 
@@ -377,7 +378,7 @@ def test_merge_item_graphs_empty():
 def test_merge_item_graphs_errors(weights, match):
     graph = (torch.tensor([[1, 2], [0, 0]]), torch.ones(2))
     with pytest.raises(ValueError, match=match):
-        T.merge_item_graphs({'a': graph}, weights, 3)
+        merge_item_graphs({'a': graph}, weights, 3)
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
@@ -385,33 +386,33 @@ def test_merge_item_graphs_needs_finite_values(value):
     graph = (torch.tensor([[1, 2], [0, 0]]), torch.tensor([1.0, value]))
     match = r"'graphs' .* finite values \(got others in 'a'\)"
     with pytest.raises(ValueError, match=match):
-        T.merge_item_graphs({'a': graph}, {'a': 1.0}, 3)
+        merge_item_graphs({'a': graph}, {'a': 1.0}, 3)
 
 
 def test_merge_item_graphs_needs_floating_values():
     graph = (torch.tensor([[1, 2], [0, 0]]), torch.ones(2, dtype=torch.long))
     with pytest.raises(ValueError, match=r"floating .* torch.int64 in 'a'\)"):
-        T.merge_item_graphs({'a': graph}, {'a': 1.0}, 3)
+        merge_item_graphs({'a': graph}, {'a': 1.0}, 3)
 
 
 def test_merge_item_graphs_takes_any_edge_index():
     edges, value = torch.tensor([[1, 2], [0, 0]]), torch.tensor([1.0, 0.5])
-    out = T.merge_item_graphs({'a': (edges, value)}, {'a': 1.0}, 3)
-    other = T.merge_item_graphs({'a': (EdgeIndex(edges), value)}, {'a': 1.0}, 3)
+    out = merge_item_graphs({'a': (edges, value)}, {'a': 1.0}, 3)
+    other = merge_item_graphs({'a': (EdgeIndex(edges), value)}, {'a': 1.0}, 3)
     assert all(x.equal(y) for x, y in zip(out, other, strict=True))
 
 
 def test_merge_item_graphs_index_out_of_range():
     graph = (torch.tensor([[1, 2], [0, 0]]), torch.ones(2))
     with pytest.raises(ValueError, match=r'between 0 and 1 \(got 2\)'):
-        T.merge_item_graphs({'a': graph}, {'a': 1.0}, 2)
+        merge_item_graphs({'a': graph}, {'a': 1.0}, 2)
 
 
 def test_merge_item_graphs_of_many_items_in_short_integers():
     edges = torch.tensor([[0, 69_999, 5], [69_999, 0, 69_998]])
     graphs = {'a': (edges.int(), torch.ones(3))}
-    out = T.merge_item_graphs(graphs, {'a': 1.0}, 70_000)
-    expected = T.merge_item_graphs(
+    out = merge_item_graphs(graphs, {'a': 1.0}, 70_000)
+    expected = merge_item_graphs(
         {'a': (edges, torch.ones(3))}, {'a': 1.0}, 70_000
     )
     for x, y in zip(out, expected, strict=True):

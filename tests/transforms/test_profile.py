@@ -6,6 +6,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 
 import crane_pyg.transforms as T
+from crane_pyg.transforms.profile import user_profiles
 
 
 def naive_profiles(x, edge_index, num_users):
@@ -29,7 +30,7 @@ def test_user_profiles(dtype):
     edge_index = torch.stack([pairs % 8, (5 * pairs) % 12])
     # Users 8 and 9 have an item that lacks the modality, and no item:
     edge_index = torch.cat([edge_index, torch.tensor([[8], [2]])], dim=1)
-    out = T.user_profiles(x, edge_index, num_users=10)
+    out = user_profiles(x, edge_index, num_users=10)
     expected = naive_profiles(x, edge_index, 10)
     tol = 2 * torch.finfo(dtype).eps
     torch.testing.assert_close(
@@ -39,14 +40,14 @@ def test_user_profiles(dtype):
     assert not out[:8].isnan().any()
 
     adj = EdgeIndex(edge_index.int(), sparse_size=(10, 12))
-    out2 = T.user_profiles(x, adj, num_users=10)
+    out2 = user_profiles(x, adj, num_users=10)
     assert type(out2) is torch.Tensor
     torch.testing.assert_close(out2, out, equal_nan=True)
 
 
 def test_user_profiles_empty():
     edge_index = torch.empty(2, 0, dtype=torch.long)
-    out = T.user_profiles(torch.randn(3, 2), edge_index, num_users=4)
+    out = user_profiles(torch.randn(3, 2), edge_index, num_users=4)
     assert out.shape == (4, 2)
     assert out.isnan().all()
 
@@ -54,13 +55,13 @@ def test_user_profiles_empty():
 def test_user_profiles_errors():
     edge_index = torch.tensor([[0], [1]])
     with pytest.raises(ValueError, match=r'two-dimensional \(got \[3\]\)'):
-        T.user_profiles(torch.randn(3), edge_index, 1)
+        user_profiles(torch.randn(3), edge_index, 1)
     with pytest.raises(ValueError, match=r'floating \(got torch.int64\)'):
-        T.user_profiles(torch.ones(3, 1).long(), edge_index, 1)
+        user_profiles(torch.ones(3, 1).long(), edge_index, 1)
     with pytest.raises(ValueError, match=r"'x' .* infinite .* \(got 'inf'\)"):
-        T.user_profiles(torch.full((2, 3), -torch.inf), edge_index, 1)
+        user_profiles(torch.full((2, 3), -torch.inf), edge_index, 1)
     with pytest.raises(ValueError, match=r'between 0 and 0 \(got 1\)'):
-        T.user_profiles(torch.randn(1, 3), edge_index, 1)
+        user_profiles(torch.randn(1, 3), edge_index, 1)
 
 
 def get_data(user='user', rel='rates', item='item'):
