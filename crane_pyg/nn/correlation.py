@@ -230,5 +230,5 @@ def correlation_step(
     matrix, offset = (value.to(weight_h.dtype) for value in inner)
     hidden = torch.addmm(offset, z.to(weight_h.dtype), matrix).relu()
     hidden = F.dropout(hidden, dropout, training)
-    hidden = hidden.view(z.size(0), x.size(0), -1).transpose(0, 1)
+    hidden = hidden.view(x.size(1), x.size(0), x.size(2)).transpose(0, 1)
     return add_present(x, hidden @ weight_h, mask)

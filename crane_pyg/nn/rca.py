@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Linear, Parameter
-from torch_geometric.nn.inits import glorot, reset, zeros
+from torch_geometric.nn.inits import glorot, reset, uniform, zeros
 
 from crane_pyg._check import check_fraction, check_option, check_size
 from crane_pyg.nn.correlation import (
@@ -63,18 +63,23 @@ class _CorrelationStep(torch.nn.Module):
 
 
 class _TokenStep(torch.nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, num_modalities: int) -> None:
         super().__init__()
-        self.lin_qkv = Linear(channels, 3 * channels)
+        d, m = channels, num_modalities
+        # Of each modality, as attention alone does not tell them apart:
+        self.weight = Parameter(torch.empty(m, d, 3 * d))
+        self.bias = Parameter(torch.empty(m, 1, 3 * d))
         self.lin_out = Linear(channels, channels)
 
     def reset_parameters(self) -> None:
-        self.lin_qkv.reset_parameters()
+        uniform(self.weight.size(1), self.weight)
+        uniform(self.weight.size(1), self.bias)
         zeros(self.lin_out.weight)
         zeros(self.lin_out.bias)
 
     def forward(self, x: Tensor, mask: Tensor, dropout: float) -> Tensor:
-        query, key, value = self.lin_qkv(x.transpose(0, 1)).chunk(3, dim=-1)
+        qkv = (x @ self.weight + self.bias).transpose(0, 1)
+        query, key, value = qkv.chunk(3, dim=-1)
         # A row that has no modality attends to all, which keeps the softmax
         # finite; its output is masked afterwards.
         attn_mask = (mask | ~mask.any(dim=0)).t().unsqueeze(1)
@@ -128,7 +133,8 @@ class RCA(torch.nn.Module):
     :math:`\mathbf{A}_m`; no rows leave them as they are.
 
     In the mode :obj:`"token"`, each step is scaled dot-product attention
-    between the :math:`M` modality vectors of one row.
+    between the :math:`M` modality vectors of one row, with queries, keys and
+    values of each modality.
 
     A row that holds a NaN in a modality, or that its mask marks, lacks this
     modality. It then has the mean of all rows, adds to no statistic, and is
@@ -210,7 +216,7 @@ class RCA(torch.nn.Module):
         self.steps = torch.nn.ModuleList(
             _CorrelationStep(channels, num_modalities)
             if mode == 'correlation'
-            else _TokenStep(channels)
+            else _TokenStep(channels, num_modalities)
             for _ in range(num_modules if num_modalities > 1 else 0)
         )
         if mode == 'correlation' and num_modalities > 1:
