@@ -67,14 +67,21 @@ class CompressedRows:
 
 
 def as_integers(
-    name: str, value: object, device: torch.device | None = None
+    name: str,
+    value: object,
+    device: torch.device | None = None,
+    ordered: bool = True,
 ) -> Tensor:
     r"""Returns whole numbers in a tensor of :obj:`torch.long`, whatever they
-    come in: a tensor or an array of any integers, a column, or a list.
+    come in: a tensor or an array of any integers, a column, a list, or a set
+    where their order tells nothing.
 
     Raises:
-        ValueError: If there is anything else in it, or no order.
+        ValueError: If there is anything else in it, or no order where one is
+            needed.
     """
+    if isinstance(value, Set) and not ordered:
+        value = list(value)
     if isinstance(value, Tensor):
         x = as_plain(value)
     elif isinstance(value, (str, bytes, Set, Mapping)):
@@ -107,11 +114,12 @@ def as_index(
     index: object,
     size: int,
     device: torch.device,
+    ordered: bool = True,
 ) -> Tensor:
     r"""Returns checked indices as a tensor of one dimension, see
     :meth:`as_integers`; a single number is one of them.
     """
-    out = as_integers(name, index, device)
+    out = as_integers(name, index, device, ordered)
     if out.dim() > 1:
         raise ValueError(
             f"'{name}' needs to have one dimension "
@@ -125,11 +133,11 @@ def as_index(
 def as_pairs(
     name: str,
     pairs: object,
-    size: tuple[int, int],
-    device: torch.device,
+    size: tuple[int, int] | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
-    r"""Returns checked pairs :math:`(2, E)`, see :meth:`as_integers`, of two
-    kinds of nodes with these numbers.
+    r"""Returns pairs :math:`(2, E)`, see :meth:`as_integers`, checked to be of
+    two kinds of nodes with these numbers.
     """
     if isinstance(pairs, (list, tuple)) and len(pairs) == 2:
         rows = [as_integers(name, row, device).view(-1) for row in pairs]
@@ -141,8 +149,28 @@ def as_pairs(
         out = torch.stack(rows)
     else:
         out = as_integers(name, pairs, device)
-    check_edge_index(out, *size, name)
+    check_pairs(name, out)
+    if size is not None:
+        check_edge_index(out, *size, name)
     return out
+
+
+def as_positive(
+    name: str, value: object, num: int, device: torch.device
+) -> Tensor:
+    r"""Returns which of so many labels, in whatever they come, are larger than
+    zero.
+    """
+    if isinstance(value, Tensor):
+        x = value.to(device, torch.double)  # PyTorch compares no `uint16`.
+    else:
+        try:
+            array = np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError) as e:
+            raise ValueError(f"'{name}' needs to hold numbers ({e})") from e
+        x = torch.from_numpy(array.copy()).to(device)
+    check_shape(name, x, num)
+    return x > 0
 
 
 def check_pairs(name: str, edge_index: Tensor) -> None:

@@ -5,14 +5,13 @@ import io
 import json
 import mimetypes
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 import torch
 from jinja2 import Environment, StrictUndefined
-from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from crane_pyg._files import replacing
@@ -103,7 +102,7 @@ def save_page(
     path: str | Path,
     model: CRANE,
     data: HeteroData,
-    user_index: Tensor | Sequence[int],
+    user_index: object,
     k: int = 10,
     ranker: Ranker | None = None,
     items: str | Path | Iterable[Mapping[str, Any]] | None = None,

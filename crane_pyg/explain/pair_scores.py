@@ -12,7 +12,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.typing import EdgeType, NodeType
 
 from crane_pyg._edges import get_graph, rev_edge_type
-from crane_pyg._rows import check_edge_index
+from crane_pyg._rows import as_pairs
 from crane_pyg.explain.scores import are_same, check_ranker, check_users
 from crane_pyg.nn.conv import CRANEConv
 from crane_pyg.nn.crane import CRANE
@@ -120,7 +120,7 @@ class PairScores(Module):
         self,
         x_dict: dict[NodeType, Tensor],
         edge_index_dict: dict[EdgeType, Tensor],
-        edge_label_index: Tensor,
+        edge_label_index: object,
     ) -> Tensor:
         r"""Returns the scores of the pairs.
 
@@ -129,8 +129,8 @@ class PairScores(Module):
                 gives a user popular items or none.
         """
         size, name = self.model.size, 'edge_label_index'
-        check_edge_index(edge_label_index, *size, name)
-        users, items = edge_label_index
+        device = x_dict[self.user].device
+        users, items = as_pairs(name, edge_label_index, size, device)
         if self.ranker is not None:
             check_users(self.ranker, users)
         data, params = self._replace(x_dict, edge_index_dict)
@@ -144,11 +144,12 @@ class PairScores(Module):
         x = F.one_hot(users, self.model.size[0]).t().to(score.dtype)
         edge_index = edge_index_dict[self.model.edge_type]
         x = self.conv((x, None), edge_index, size=self.model.size)
-        pair, size = torch.arange(users.numel()), (self.model.size[1],) * 2
+        pair = torch.arange(users.numel(), device=items.device)
+        size = (self.model.size[1],) * 2
         for edge_type, weight in self.neighbor_weight.items():
             edge_index = edge_index_dict[edge_type]
             near = self.conv((x, None), edge_index, weight, size=size)
-            score = score + near[items, pair.to(items.device)]
+            score = score + near[items, pair]
         return score
 
     def _add_graph(self, edge_type: EdgeType) -> None:

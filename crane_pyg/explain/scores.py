@@ -1,6 +1,5 @@
 r"""Why this item: the parts of a score, and the items that carry it."""
 
-from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -8,9 +7,8 @@ from torch import Tensor
 from torch.nn import Module
 from torch_geometric.data import HeteroData
 
-from crane_pyg._check import check_integer
 from crane_pyg._mode import evaluation
-from crane_pyg._rows import as_index, as_plain, check_candidates, check_index
+from crane_pyg._rows import as_index, as_plain, check_candidates
 from crane_pyg.nn.crane import CRANE
 from crane_pyg.nn.objective import CRANEOutput
 from crane_pyg.ranking import Neighborhood, Ranker
@@ -45,8 +43,8 @@ class ScoreParts(NamedTuple):
 def explain_scores(
     model: CRANE,
     data: HeteroData,
-    user_index: int,
-    item_index: Tensor | Sequence[int],
+    user_index: object,
+    item_index: object,
     ranker: Ranker | None = None,
 ) -> ScoreParts:
     r"""Splits the scores of some items for a user into summands, and names
@@ -104,16 +102,20 @@ def explain_scores(
             the candidates of the ranker, or if this is one of other data, of
             another model, or one that ranks the user by popularity.
     """
-    check_integer(user_index=user_index)
     num_users, num_items = model.size
-    check_index('user_index', torch.tensor(user_index), num_users)
     device = next(model.parameters()).device
+    users = as_index('user_index', user_index, num_users, device)
+    if users.numel() != 1:
+        raise ValueError(
+            f"'user_index' needs to be one user (got {users.numel()} of them)"
+        )
+    user_index = int(users)
     items = as_index('item_index', item_index, num_items, device)
     with evaluation(model):
         out, gradient = _gradients(model, data, user_index, items)
     if ranker is not None:
         check_ranker(ranker, model, data, out.user)
-        check_users(ranker, items.new_tensor([user_index]))
+        check_users(ranker, users)
         if ranker.candidates is not None:
             check_candidates('item_index', items, ranker.candidates)
 

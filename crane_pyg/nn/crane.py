@@ -1,5 +1,4 @@
 import copy
-from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import torch
@@ -235,10 +234,10 @@ class CRANE(PretrainedMixin, torch.nn.Module):
     def recommend(
         self,
         data: HeteroData,
-        user_index: Tensor | Sequence[int] | None = None,
+        user_index: object = None,
         k: int = 20,
         exclude_seen: bool = True,
-        candidates: Tensor | Sequence[int] | None = None,
+        candidates: object = None,
     ) -> Tensor:
         r"""Returns the top-:math:`k` items of each user :math:`(B, k)`, best
         first, by inner products, see :func:`~crane_pyg.ranking.top_k`. With

@@ -80,7 +80,7 @@ def item_knn(
     edges, values = [], []
     for items, count in shared_users(history, size, torch.float):
         count *= root * root[items].unsqueeze(1)
-        count[torch.arange(items.numel()), items] = 0.0
+        count.scatter_(1, items.unsqueeze(1), 0.0)
         value, index = count.topk(min(k, size[1]), dim=1)
         row = items.unsqueeze(1).expand_as(index)
         keep = value > 0

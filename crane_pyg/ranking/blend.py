@@ -10,11 +10,17 @@ from torch import Tensor
 
 from crane_pyg._check import check_option
 from crane_pyg._groups import group_top_k
+from crane_pyg._held_out import (
+    IN_TRAINING,
+    NO_HISTORY,
+    are_among,
+    leave_out,
+)
 from crane_pyg._rows import CompressedRows
 from crane_pyg.ranking.metrics import held_out_pairs
 from crane_pyg.ranking.neighborhood import Neighborhood
 from crane_pyg.ranking.per_user import METRICS, Metric
-from crane_pyg.ranking.top_k import BARRED, Barred, blocks, check_k, mask_top_k
+from crane_pyg.ranking.top_k import BARRED, Barred, as_k, blocks, mask_top_k
 
 GRID: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 POOL_SIZE: Final = 100
@@ -70,8 +76,7 @@ def parse_metric(metric: str, num_items: int) -> tuple[Metric, int]:
             f"'metric' needs to end in the length of a list, as in 'ndcg@20' "
             f"(got '{metric}')"
         )
-    check_k(int(k), num_items)
-    return METRICS[name], int(k)
+    return METRICS[name], as_k(int(k), num_items)
 
 
 def get_judge(
@@ -82,7 +87,8 @@ def get_judge(
     candidates: object = None,
 ) -> Judge:
     r"""Returns what weights are chosen by: the pairs of users with a history,
-    for whom they matter, and of candidates.
+    for whom they matter, that are no training pairs, and of candidates; a
+    :class:`UserWarning` counts the others.
     """
     if edge_label_index is None:
         raise ValueError(
@@ -93,10 +99,16 @@ def get_judge(
     function, k = parse_metric(metric, neighborhood.size[1])
     args = neighborhood.size, near.ptr.device
     pairs = held_out_pairs(edge_label_index, edge_label, *args)
-    barred = Barred(near.get_edge_index(), candidates, *args)
-    pairs = pairs[:, near.ptr.diff()[pairs[0]] > 0]
+    history = near.get_edge_index()
+    barred = Barred(history, candidates, *args)
+    reasons = {
+        NO_HISTORY: near.ptr.diff()[pairs[0]] == 0,
+        IN_TRAINING: are_among(pairs, history, neighborhood.size[1]),
+    }
     if barred.candidates is not None:
-        pairs = pairs[:, torch.isin(pairs[1], barred.candidates)]
+        other = ~torch.isin(pairs[1], barred.candidates)
+        reasons["of items that are no 'candidates'"] = other
+    pairs = leave_out('edge_label_index', pairs, reasons, stacklevel=4)
     if pairs.size(1) == 0:
         raise ValueError(
             "'edge_label_index' needs to hold a pair of a user with a history "

@@ -36,7 +36,7 @@ def save_lists(
     with replacing(path) as temp, WRITERS[path.suffix](temp, size) as write:
         for top in tops:
             index, score = top.index.cpu(), top.score.float().cpu()
-            users = torch.arange(first, first + index.size(0))
+            users = torch.arange(first, first + index.size(0), device='cpu')
             write(users, index, score)
             first += index.size(0)
 
@@ -59,7 +59,7 @@ def _write_parquet(path: Path, size: tuple[int, int]) -> Iterator[Write]:
     int64, float32 = pyarrow.int64(), pyarrow.float32()
     columns = {'user': int64, 'rank': int64, 'item': int64, 'score': float32}
     schema = pyarrow.schema(columns)
-    rank = torch.arange(1, size[1] + 1)
+    rank = torch.arange(1, size[1] + 1, device='cpu')
 
     def write(users: Tensor, index: Tensor, score: Tensor) -> None:
         keep = index >= 0

@@ -9,19 +9,24 @@ import torch
 from torch import Tensor
 
 from crane_pyg._check import check_option, check_size
+from crane_pyg._held_out import IN_TRAINING
 from crane_pyg._rows import as_index, check_candidates, check_shape
 from crane_pyg.ranking.blend import spread
 from crane_pyg.ranking.export import save_lists
-from crane_pyg.ranking.metrics import RankingMetrics, held_out_pairs
+from crane_pyg.ranking.metrics import (
+    RankingMetrics,
+    held_out_pairs,
+    without_seen,
+)
 from crane_pyg.ranking.neighborhood import Neighborhood, product_std
 from crane_pyg.ranking.top_k import (
     BARRED,
     Barred,
     Scores,
     TopK,
+    as_k,
     blocks,
     check_embeddings,
-    check_k,
     join,
     mask_top_k,
 )
@@ -57,7 +62,7 @@ class Lists:
         self.candidates: Tensor | None = None
         if candidates is not None:
             self.candidates = as_index(
-                'candidates', candidates, size[1], device
+                'candidates', candidates, size[1], device, ordered=False
             )
         self.has_history = neighborhood.history.ptr.diff() > 0
         self.popularity = torch.bincount(self.history[1], minlength=size[1])
@@ -109,7 +114,7 @@ class Lists:
         candidates: object = None,
     ) -> Iterator[TopK]:
         r"""Yields the lists of blocks of users."""
-        check_k(k, self.size[1])
+        k = as_k(k, self.size[1])
         exclude = self.history if exclude_seen else None
         if candidates is None:
             candidates = self.candidates
@@ -173,13 +178,15 @@ class Lists:
         self,
         edge_label_index: object,
         metrics: Sequence[str] = ('recall', 'ndcg'),
-        ks: Sequence[int] | int = (10, 20),
+        ks: object = (10, 20),
         edge_label: object = None,
         candidates: object = None,
     ) -> dict[str, float]:
         r"""Ranks all items but those of the history for every user that has a
         held-out item, as :func:`~crane_pyg.ranking.evaluate` does.
 
+        Held-out pairs that are training pairs as well are left out, which a
+        :class:`UserWarning` counts.
         Users without history are reported apart: their metrics are called
         :obj:`"no_history/recall@10"` and so on, and their number
         :obj:`"no_history/num_users"`. Either kind is missing from the result
@@ -207,9 +214,10 @@ class Lists:
             candidates = self.candidates
         if candidates is not None:
             candidates = as_index(
-                'candidates', candidates, self.size[1], device
+                'candidates', candidates, self.size[1], device, ordered=False
             )
             check_candidates('edge_label_index[1]', pairs[1], candidates)
+        pairs = without_seen(pairs, self.history, IN_TRAINING, self.size)
         known = self.has_history[pairs[0]]
         for prefix, part in [
             ('', pairs[:, known]),
@@ -251,9 +259,9 @@ class Lists:
             ValueError: If the name has another end, or :math:`k` is out of its
                 range.
         """
-        check_k(k, self.size[1])
+        k = as_k(k, self.size[1])
         users = self._get_users(None)
-        save_lists(path, self._tops(users, k), (self.size[0], int(k)))
+        save_lists(path, self._tops(users, k), (self.size[0], k))
 
 
 def as_embeddings(

@@ -1,6 +1,6 @@
 r"""Metrics of a full ranking, in blocks of users."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -21,14 +21,16 @@ from torch_geometric.metrics import (
 from torch_geometric.utils import coalesce
 
 from crane_pyg._check import check_option
+from crane_pyg._held_out import SEEN, are_among, leave_out
 from crane_pyg._rows import (
     CompressedRows,
+    as_integers,
     as_pairs,
+    as_positive,
     check_candidates,
-    check_shape,
 )
 from crane_pyg.ranking.neighborhood import Neighborhood
-from crane_pyg.ranking.top_k import Barred, blocks, check_k, mask_top_k
+from crane_pyg.ranking.top_k import Barred, as_k, blocks, mask_top_k
 
 __all__ = ['evaluate']
 
@@ -60,7 +62,7 @@ def evaluate(
     edge_label_index: object,
     exclude: object = None,
     metrics: Sequence[str] = ('recall', 'ndcg'),
-    ks: Sequence[int] | int = (10, 20),
+    ks: object = (10, 20),
     block_size: int = 1024,
     neighbors: Neighborhood | None = None,
     candidates: object = None,
@@ -76,7 +78,8 @@ def evaluate(
             that stands twice counts once.
         exclude (torch.Tensor, optional): The pairs left out of the ranking,
             as a rule those of training :math:`(2, E)`. A held-out pair among
-            them is never found. (default: :obj:`None`)
+            them could never be found, and is left out as well, which a
+            :class:`UserWarning` counts. (default: :obj:`None`)
         metrics (list[str], optional): Any of :obj:`"recall"`, :obj:`"ndcg"`,
             :obj:`"precision"`, :obj:`"f1"`, :obj:`"map"`, :obj:`"mrr"`,
             :obj:`"hit_ratio"` and :obj:`"coverage"`.
@@ -107,11 +110,12 @@ def evaluate(
     """
     size, device = (user_emb.size(0), item_emb.size(0)), user_emb.device
     pairs = held_out_pairs(edge_label_index, edge_label, size, device)
-    ranking = RankingMetrics(size, pairs, metrics, ks)
     barred = Barred(exclude, candidates, size, device)
     if barred.candidates is not None:
         name = 'edge_label_index[1]'
         check_candidates(name, pairs[1], barred.candidates)
+    pairs = without_seen(pairs, barred.rows.get_edge_index(), SEEN, size)
+    ranking = RankingMetrics(size, pairs, metrics, ks)
     users = pairs[0].unique()
     for index, score in blocks(
         user_emb, item_emb, users, block_size, neighbors
@@ -128,7 +132,7 @@ class RankingMetrics:
         size: tuple[int, int],
         edge_label_index: Tensor,
         metrics: Sequence[str],
-        ks: Sequence[int] | int,
+        ks: object,
     ) -> None:
         metrics, ks = check_metrics(metrics), check_ks(ks, size[1])
         self.k, self.num_items = max(ks), size[1]
@@ -138,20 +142,29 @@ class RankingMetrics:
         makers = METRICS | {
             'coverage': partial(Coverage, num_dst_nodes=size[1] + 1)
         }
-        self.metrics = LinkPredMetricCollection(
-            {f'{name}@{k}': makers[name](k=k) for k in ks for name in metrics}
-        ).to(edge_label_index.device)
+        self.device = edge_label_index.device
+        with self.device:  # PyG makes tensors on the default device.
+            self.metrics = LinkPredMetricCollection(
+                {
+                    f'{name}@{k}': makers[name](k=k)
+                    for k in ks
+                    for name in metrics
+                }
+            )
 
     def update(self, users: Tensor, index: Tensor) -> None:
         r"""Takes the lists of one block of users, :obj:`-1` where they end."""
         # The metrics know no padding; this index is no item's:
         index = index.masked_fill(index < 0, self.num_items)
         pairs = coalesce(torch.stack(self.labels[users][:2]))
-        self.metrics.update(index, pairs)
+        with self.device:
+            self.metrics.update(index, pairs)
 
     def compute(self) -> dict[str, float]:
         r"""Returns the means over all users so far."""
-        return {name: float(x) for name, x in self.metrics.compute().items()}
+        with self.device:
+            values = self.metrics.compute()
+        return {name: float(x) for name, x in values.items()}
 
 
 def held_out_pairs(
@@ -164,15 +177,32 @@ def held_out_pairs(
     name = 'edge_label_index'
     pairs = as_pairs(name, edge_label_index, size, device)
     if edge_label is not None:
-        label = torch.as_tensor(edge_label, device=device)
-        check_shape('edge_label', label, pairs.size(1))
-        pairs = pairs[:, label > 0]
+        mark = as_positive('edge_label', edge_label, pairs.size(1), device)
+        pairs = pairs[:, mark]
+    check_any(name, pairs)
+    return pairs
+
+
+def without_seen(
+    pairs: Tensor, seen: Tensor, reason: str, size: tuple[int, int]
+) -> Tensor:
+    r"""Returns the held-out pairs that lists may hold, at least one, and warns
+    of the others. To be called by what a user calls without gradients.
+    """
+    name = 'edge_label_index'
+    reasons = {reason: are_among(pairs, seen, size[1])}
+    pairs = leave_out(name, pairs, reasons, stacklevel=4)
+    check_any(name, pairs)
+    return pairs
+
+
+def check_any(name: str, pairs: Tensor) -> None:
+    r"""Refuses no pairs."""
     if pairs.size(1) == 0:
         raise ValueError(
             f"'{name}' needs to hold at least one pair to evaluate against "
             f'(got shape {list(pairs.shape)})'
         )
-    return pairs
 
 
 def check_metrics(metrics: Sequence[str]) -> list[str]:
@@ -183,11 +213,10 @@ def check_metrics(metrics: Sequence[str]) -> list[str]:
     return names
 
 
-def check_ks(ks: Sequence[int] | int, num_items: int) -> list[int]:
+def check_ks(ks: object, num_items: int) -> list[int]:
     r"""Returns the lengths of lists, all of which are in range."""
-    out = list(ks) if isinstance(ks, Iterable) else [ks]
+    out = ks if isinstance(ks, (list, tuple)) else as_integers('ks', ks)
+    out = out.view(-1).tolist() if isinstance(out, Tensor) else out
     if len(out) == 0:
         raise ValueError(f"'ks' needs to hold at least one length (got {ks})")
-    for k in out:
-        check_k(k, num_items)
-    return [int(k) for k in out]
+    return [as_k(k, num_items, 'ks') for k in out]

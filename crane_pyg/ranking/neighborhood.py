@@ -12,6 +12,7 @@ from crane_pyg._check import check_finite
 from crane_pyg._rows import (
     HALF,
     CompressedRows,
+    as_pairs,
     check_all_finite,
     check_shape,
 )
@@ -60,13 +61,14 @@ class Neighborhood:
 
     def __init__(
         self,
-        history: Tensor,
+        history: object,
         graphs: Mapping[str, Graph],
         size: tuple[int, int],
         weights: Mapping[str, float] | None = None,
     ) -> None:
         self.size = num_users, num_items = size
-        self.history = CompressedRows(history, num_users, num_items, 'history')
+        pairs = as_pairs('history', history, size)
+        self.history = CompressedRows(pairs, num_users, num_items, 'history')
         self.relations = {
             name: _as_rows(name, graph, num_items)
             for name, graph in graphs.items()
@@ -184,6 +186,7 @@ def _as_rows(name: str, graph: Graph, num_items: int) -> SparseRows | DenseRows:
         check_all_finite(name, graph)
         return DenseRows(name, graph, num_items)
     edge_index, value = graph
+    edge_index = as_pairs(name, edge_index, (num_items, num_items))
     check_all_finite(name, value)
     return SparseRows(edge_index, num_items, num_items, name, value)
 

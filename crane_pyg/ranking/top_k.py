@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,7 +79,7 @@ def top_k(
             large for their products to be, or not those of :obj:`neighbors`.
     """
     size, device = (user_emb.size(0), item_emb.size(0)), user_emb.device
-    check_k(k, size[1])
+    k = as_k(k, size[1])
     if user_index is None:
         user_index = torch.arange(size[0], device=device)
     users = as_index('user_index', user_index, size[0], device)
@@ -127,12 +128,14 @@ class Barred:
         device: torch.device,
     ) -> None:
         if exclude is None:
-            exclude = torch.empty(2, 0, dtype=torch.long)
+            exclude = torch.empty(2, 0, dtype=torch.long, device=device)
         pairs = as_pairs('exclude', exclude, size, device)
         self.rows = CompressedRows(pairs, *size, 'exclude')
         self.candidates, self.others = None, None
         if candidates is not None:
-            index = as_index('candidates', candidates, size[1], device)
+            index = as_index(
+                'candidates', candidates, size[1], device, ordered=False
+            )
             self.candidates = index
             self.others = torch.ones(size[1], dtype=torch.bool, device=device)
             self.others[index] = False
@@ -196,11 +199,15 @@ def check_neighbors(
         )
 
 
-def check_k(k: int, num_items: int) -> None:
-    r"""Refuses lists longer than the catalogue."""
-    check_integer(k=k)
-    if not 0 < k <= num_items:
+def as_k(k: object, num_items: int, name: str = 'k') -> int:
+    r"""Returns the length of a list, no longer than the catalogue."""
+    if isinstance(k, (Tensor, np.ndarray)) and k.ndim == 0:
+        k = k.item()
+    check_integer(**{name: k})
+    out: int = int(k)  # type: ignore[call-overload]
+    if not 0 < out <= num_items:
         raise ValueError(
-            f"'k' needs to be between 1 and the number of items {num_items} "
-            f'(got {k})'
+            f"'{name}' needs to be between 1 and the number of items "
+            f'{num_items} (got {out})'
         )
+    return out

@@ -60,7 +60,8 @@ def fit(
             else the model reads. Without validation pairs, and without
             patience, the last weights are kept. Users that have all items are
             left out of the loss, and validation pairs of users without any
-            training pair out of validation; a warning counts them.
+            training pair, or that are training pairs as well, out of
+            validation; a warning counts them.
         recipe (Recipe, optional): How to train.
             (default: :obj:`Recipe()`)
         optimizer (callable, optional): Makes the optimizer of the parameters;

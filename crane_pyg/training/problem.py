@@ -1,7 +1,6 @@
 r"""What a model is trained on, and what it is validated by."""
 
 import hashlib
-import warnings
 
 import torch
 from torch import Tensor
@@ -10,7 +9,8 @@ from torch_geometric.data.storage import EdgeStorage
 
 import crane_pyg.transforms as T
 from crane_pyg._edges import EdgeType, check_edge_type, get_edges
-from crane_pyg._rows import as_pairs, as_plain, check_shape
+from crane_pyg._held_out import IN_TRAINING, NO_HISTORY, are_among, leave_out
+from crane_pyg._rows import as_pairs, as_plain, as_positive
 from crane_pyg.ranking.metrics import evaluate
 from crane_pyg.training.recipe import Recipe, parse_metric
 from crane_pyg.training.sampling import UnseenItems, warn_of_full
@@ -60,13 +60,14 @@ class Problem:
     def _get_held_out(self, store: EdgeStorage) -> Tensor | None:
         pairs = get_held_out(store, 'val', self.size)
         if pairs is not None:
-            pairs = self._with_history(pairs)
+            pairs = self._findable(pairs)
         if pairs is None or pairs.size(1) == 0:
             if self.recipe.patience is None:
                 return None
             raise ValueError(
                 f"'val_edge_label_index' of {self.edge_type} needs to hold "
-                f'pairs of users with training pairs for early stopping, '
+                f'pairs of users with training pairs, and others than these, '
+                f'for early stopping, '
                 f"which 'patience=None' does without (got "
                 f'{0 if pairs is None else list(pairs.shape)})'
             )
@@ -78,17 +79,12 @@ class Problem:
             )
         return pairs
 
-    def _with_history(self, pairs: Tensor) -> Tensor:
-        known = torch.isin(pairs[0], self.unseen.user)
-        if not known.all():
-            other = pairs[0, ~known]
-            warnings.warn(
-                f'{other.numel()} validation pair(s) of '
-                f'{other.unique().numel()} user(s) without any training pair '
-                f'are left out',
-                stacklevel=6,
-            )
-        return pairs[:, known]
+    def _findable(self, pairs: Tensor) -> Tensor:
+        reasons = {
+            NO_HISTORY: ~torch.isin(pairs[0], self.unseen.user),
+            IN_TRAINING: are_among(pairs, self.pairs, self.size[1]),
+        }
+        return leave_out('val_edge_label_index', pairs, reasons, stacklevel=5)
 
     def draw(self) -> tuple[HeteroData, Tensor, Tensor]:
         r"""Returns the graph, the pairs and the negatives of an epoch."""
@@ -145,9 +141,8 @@ def get_held_out(
     device = as_plain(store.edge_index).device
     pairs = as_pairs(name, store[name], size, device)
     if store.get(label) is not None:
-        mark = torch.as_tensor(store[label], device=device)
-        check_shape(label, mark, pairs.size(1))
-        pairs = pairs[:, mark > 0]
+        mark = as_positive(label, store[label], pairs.size(1), device)
+        pairs = pairs[:, mark]
     return pairs
 
 

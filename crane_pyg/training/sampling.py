@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from crane_pyg._check import check_least, check_size
-from crane_pyg._rows import as_plain, check_index, check_pairs
+from crane_pyg._rows import as_pairs, check_index
 
 __all__ = ['sample_negatives']
 
@@ -15,10 +15,10 @@ BLOCK_SIZE: Final = 1 << 20  # Samples that are drawn at once.
 
 
 def sample_negatives(
-    edge_index: Tensor,
+    edge_index: object,
     num_items: int,
     num_samples: int = 1,
-    exclude: Tensor | None = None,
+    exclude: object = None,
 ) -> Tensor:
     r"""Draws, for every pair, items that its user has no pair with, uniformly
     and independently.
@@ -48,21 +48,29 @@ def sample_negatives(
     """
     check_size(1, num_samples=num_samples)
     check_size(0, num_items=num_items)
-    for name, pairs in [('edge_index', edge_index), ('exclude', exclude)]:
-        if pairs is not None:
-            check_pairs(name, pairs)
-            check_index(f'{name}[1]', as_plain(pairs)[1], num_items)
-            lowest = int(pairs[0].min()) if pairs.numel() > 0 else 0
-            check_least(0, **{f'{name}[0]': lowest})
-    user = as_plain(edge_index)[0]
-    pairs = as_plain(edge_index)
+    pairs = _as_pairs('edge_index', edge_index, num_items)
+    user = pairs[0]
     if exclude is not None:
-        pairs = torch.cat([pairs, as_plain(exclude)], dim=1)
+        others = _as_pairs('exclude', exclude, num_items, pairs.device)
+        pairs = torch.cat([pairs, others], dim=1)
     unseen = UnseenItems(pairs, num_items)
     out = unseen.sample(user, num_samples)
     if out.numel() > 0:
         warn_of_full(int(user[out[:, 0] < 0].unique().numel()), num_items)
     return out
+
+
+def _as_pairs(
+    name: str,
+    value: object,
+    num_items: int,
+    device: torch.device | None = None,
+) -> Tensor:
+    pairs = as_pairs(name, value, device=device)
+    check_index(f'{name}[1]', pairs[1], num_items)
+    lowest = int(pairs[0].min()) if pairs.numel() > 0 else 0
+    check_least(0, **{f'{name}[0]': lowest})
+    return pairs
 
 
 def warn_of_full(num_users: int, num_items: int, stacklevel: int = 3) -> None:
@@ -115,7 +123,7 @@ class UnseenItems:
             user (torch.Tensor): The users :math:`(E)`.
             num_samples (int): The number of items for each :math:`S`.
         """
-        user = user.long()
+        user = user.long().contiguous()
         out = user.new_empty(user.numel(), num_samples)
         size = max(1, BLOCK_SIZE // num_samples)
         for block, rows in zip(user.split(size), out.split(size), strict=True):

@@ -86,7 +86,7 @@ def attach_items(
 
 def attach_users(
     data: HeteroData,
-    histories: Sequence[Tensor | Sequence[int]],
+    histories: Sequence[object],
     transform: BuildDualGraph | None = None,
 ) -> HeteroData:
     r"""Adds new users, each with a list of items, to data whose graphs are
@@ -116,7 +116,9 @@ def attach_users(
     pairs = [as_plain(store.edge_index).long()]
     for n, history in enumerate(histories):
         name = f'histories[{n}]'
-        item = as_index(name, history, num_items, pairs[0].device).unique()
+        item = as_index(
+            name, history, num_items, pairs[0].device, ordered=False
+        ).unique()
         if item.numel() == 0:
             raise ValueError(
                 f"'{name}' needs to hold at least one item (got none)"

@@ -298,7 +298,8 @@ def test_no_items():
     [
         (USERS, 0, r"'user_index' .* 0 and 29 \(got 30\)"),
         (-1, 0, r"'user_index' .* \(got -1\)"),
-        (1.5, 0, r"'user_index' .* integer \(got 1.5\)"),
+        (1.5, 0, r"'user_index' .* integers \(got torch.float32\)"),
+        ([0, 1], 0, r"'user_index' needs to be one user \(got 2 of them\)"),
         (0, ITEMS, r"'item_index' .* 0 and 39 \(got 40\)"),
         (0, -2, r"'item_index' .* \(got -2\)"),
     ],

@@ -66,7 +66,13 @@ def naive_evaluate(user_emb, item_emb, edge_label_index, exclude, ks):
 def test_evaluate(embs, block_size, excluded, ks):
     # The last three users have no held-out pair.
     edge_label_index = random_pairs(40, seed=2, users=NUM_USERS - 3)
-    exclude = random_pairs(100, seed=1) if excluded else None
+    exclude = None
+    if excluded:  # None of them is held out.
+        exclude = random_pairs(100, seed=1)
+        key, held_out = (
+            x[0] * NUM_ITEMS + x[1] for x in (exclude, edge_label_index)
+        )
+        exclude = exclude[:, ~torch.isin(key, held_out)]
     pairs = [edge_label_index, exclude]
     before = [x if x is None else x.clone() for x in (*embs, *pairs)]
 
@@ -108,14 +114,17 @@ def test_evaluate_never_counts_padding():
     # as `user * 4 + item`, -1 is item 3 of user 0, which user 0 holds out.
     user_emb = torch.ones(2, 1)
     item_emb = torch.tensor([[4.0], [3.0], [2.0], [1.0]])
-    edge_label_index = torch.tensor([[0, 1], [3, 0]])
+    edge_label_index = torch.tensor([[0, 1], [3, 3]])
     exclude = torch.tensor([[1, 1, 1], [0, 1, 2]])
     index = top_k(user_emb, item_emb, 3, exclude=exclude).index
     assert index[1].tolist() == [3, -1, -1]
-    names = ['recall', 'ndcg', 'mrr', 'hit_ratio', 'precision', 'map', 'f1']
+    # User 0 finds none, and user 1 the one that is left:
+    found = {'recall': 1, 'ndcg': 1, 'mrr': 1, 'hit_ratio': 1, 'map': 1}
+    found |= {'precision': 1 / 3, 'f1': 1 / 2}
     args = user_emb, item_emb, edge_label_index, exclude
-    out = evaluate(*args, metrics=names, ks=3)
-    assert out == {f'{name}@3': 0.0 for name in names}
+    out = evaluate(*args, metrics=list(found), ks=3)
+    expected = {f'{name}@3': value / 2 for name, value in found.items()}
+    assert out == pytest.approx(expected)
     # Both users find item 3 or items 0 to 2, and padding covers none:
     assert evaluate(*args, ['coverage'], ks=3) == {'coverage@3': 1.0}
     out = evaluate(*args, ['coverage'], ks=3, candidates=[0, 1, 3])
@@ -129,6 +138,28 @@ def test_evaluate_counts_repeated_pairs_once(embs):
     repeated = torch.cat([pairs, pairs[:, ::3], pairs[:, ::2]], dim=1)
     out = evaluate(*embs, repeated, ks=(3, NUM_ITEMS), block_size=4)
     assert out == expected
+
+
+def test_evaluate_leaves_out_what_is_excluded(embs):
+    pairs, others = random_pairs(40, seed=2), random_pairs(90, seed=3)
+    key = [x[0] * NUM_ITEMS + x[1] for x in (pairs, others)]
+    both = torch.isin(*key)
+    users = pairs[0, both].unique().numel()
+    assert 0 < both.sum() < 40
+    match = (
+        rf"^{both.sum()} of 40 pairs of 'edge_label_index' are left out, .*: "
+        rf"{both.sum()} of {users} user\(s\) that 'exclude' holds too$"
+    )
+    with pytest.warns(UserWarning, match=match) as record:
+        out = evaluate(*embs, pairs, others)
+    assert record[0].filename == __file__
+    expected = naive_evaluate(*embs, pairs[:, ~both], others, (10, 20))
+    assert out == pytest.approx(expected, rel=1e-5)
+    with (
+        pytest.warns(UserWarning, match='^40 of 40 pairs'),
+        pytest.raises(ValueError, match='at least one pair'),
+    ):
+        evaluate(*embs, pairs, pairs)
 
 
 def test_evaluate_without_pairs(embs):

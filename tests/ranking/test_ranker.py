@@ -133,15 +133,48 @@ def test_fit_takes_pairs_and_candidates():
     )
     assert out.weights == expected
     items = [2, 3, 5, 7, 11, 13]
-    out = Ranker.fit(
-        data, *embs, edge_label_index=pairs, metric='ndcg@3', candidates=items
-    )
+    with pytest.warns(UserWarning, match="no 'candidates'$"):
+        out = Ranker.fit(
+            data,
+            *embs,
+            edge_label_index=pairs,
+            metric='ndcg@3',
+            candidates=items,
+        )
     top = out.recommend(k=3)
     assert set(top.unique().tolist()) <= {-1, *items}
     top = out.recommend(k=2, candidates=[4, 6], exclude_seen=False)
     assert set(top.unique().tolist()) == {4, 6}
     with pytest.raises(ValueError, match=r"'candidates' only \(got "):
         out.evaluate(pairs)
+
+
+def test_pairs_that_no_ranking_finds_are_counted():
+    data, embs = get_data(lonely=[3]), get_embs()
+    store = data[RATES]
+    seen, pairs = store.edge_index[:, :7], store.val_edge_label_index
+    both = torch.cat([pairs, seen], dim=1)
+    known = pairs[:, pairs[0] != 3]
+    expected = Ranker.fit(data, *embs, edge_label_index=known)
+    with (
+        pytest.warns(UserWarning, match=r"of items that are no 'candidates'$"),
+        pytest.raises(ValueError, match=r'may be ranked \(got none\)'),
+    ):
+        Ranker.fit(data, *embs, edge_label_index=known, candidates=[])
+    match = (
+        r"^9 of 87 pairs of 'edge_label_index' are left out, .*: 2 of 1 "
+        r'user\(s\) without any training pair, 7 of \d user\(s\) that are '
+        r'training pairs too$'
+    )
+    with pytest.warns(UserWarning, match=match) as record:
+        out = Ranker.fit(data, *embs, edge_label_index=both)
+    assert record[0].filename == __file__
+    assert out.weights == expected.weights
+    result = expected.evaluate(pairs)
+    with pytest.warns(UserWarning, match='^7 of 87 pairs') as record:
+        assert out.evaluate(both) == result
+    assert record[0].filename == __file__
+    assert result['no_history/num_users'] == 1
 
 
 def test_relations_of_the_transform():
@@ -327,10 +360,6 @@ def without_validation():
         ({'item_emb': None}, "'user_emb' and 'item_emb' need to come"),
         ({'edge_type': ('user', 'had', 'item')}, "'user', 'had', 'item'"),
         ({'l2': -1.0}, r"'l2' .* \(got -1.0\)"),
-        (
-            {'edge_label_index': [[0], [1]], 'candidates': [2]},
-            r"'edge_label_index' .* that may be ranked \(got none\)",
-        ),
     ],
 )
 def test_fit_errors(kwargs, match):

@@ -314,7 +314,7 @@ def test_fit_of_users_without_history(data):
     small = copy.copy(data)
     small[RATES].edge_index = pairs[:, ~torch.isin(pairs[0], users)]
     small = T.BuildDualGraph(k=3)(small)
-    match = rf'^{int(lonely.sum())} validation pair\(s\) of 2 user\(s\) without'
+    match = rf'{int(lonely.sum())} of 2 user\(s\) without any training pair$'
     with pytest.warns(UserWarning, match=match) as record:
         first = run(get_model(), small)
     assert record[0].filename == __file__
@@ -326,6 +326,27 @@ def test_fit_of_users_without_history(data):
         pytest.raises(ValueError, match=r"'val_edge_label_index' .*\[2, 0\]"),
     ):
         run(get_model(), small)
+
+
+def test_fit_of_validation_pairs_that_are_training_pairs(data):
+    first = run(get_model(), data)
+    store = data[RATES]
+    both = copy.copy(data)
+    both[RATES].val_edge_label_index = torch.cat(
+        [store.val_edge_label_index, store.edge_index[:, ::9]], dim=1
+    )
+    num = store.edge_index[:, ::9].size(1)
+    match = rf"^{num} of \d+ pairs of 'val_edge.*that are training pairs too$"
+    with pytest.warns(UserWarning, match=match) as record:
+        second = run(get_model(), both)
+    assert len(record) == 1
+    assert second.metric == first.metric
+    both[RATES].val_edge_label_index = store.edge_index
+    with (
+        pytest.warns(UserWarning, match='that are training pairs too$'),
+        pytest.raises(ValueError, match='and others than these'),
+    ):
+        run(get_model(), both)
 
 
 def test_fit_of_negative_validation_pairs(data):
@@ -348,6 +369,9 @@ def test_fit_of_users_with_all_items(data):
     full = copy.copy(data)
     full[RATES].edge_index = torch.cat([pairs, bots], dim=1)
     full = T.BuildDualGraph(k=3)(full)
+    held_out = full[RATES].val_edge_label_index  # Others than of these two.
+    held_out = held_out[:, ~torch.isin(held_out[0], bots[0])]
+    full[RATES].val_edge_label_index = held_out
     users = []
 
     class Spy(Toy):
