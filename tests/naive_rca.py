@@ -61,8 +61,8 @@ def mean_of(rows, has):
 
 
 def naive_moments(rows, present):
-    r"""Means, deviations (zero of what is missing) and root mean squares."""
-    means, deviations, units = [], [], []
+    r"""Deviations (zero of what is missing) and root mean squares."""
+    deviations, units = [], []
     for row, has in zip(rows, present, strict=True):
         mean = mean_of(row, has)
         deviation = [
@@ -70,10 +70,9 @@ def naive_moments(rows, present):
             for x, p in zip(row, has, strict=True)
         ]
         var = sum(x**2 for x in deviation) / len(row)
-        means.append(mean)
         deviations.append(deviation)
         units.append((var + mean**2).mean().sqrt())
-    return means, deviations, units
+    return deviations, units
 
 
 def naive_correlation(rca, xs, masks=None, eps=1e-5):
@@ -84,7 +83,7 @@ def naive_correlation(rca, xs, masks=None, eps=1e-5):
 
     for r in range(rca.num_steps):
         step = rca.steps[0 if rca.shared else r]
-        _, deviations, units = naive_moments(rows, present)
+        deviations, units = naive_moments(rows, present)
         joint = [
             torch.cat([deviations[m][n] / u for m, u in enumerate(units)])
             @ step.weight
