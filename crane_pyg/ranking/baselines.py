@@ -14,7 +14,7 @@ from crane_pyg.ranking.blend import Judge, get_judge
 from crane_pyg.ranking.closed_form import shared_users
 from crane_pyg.ranking.neighborhood import Neighborhood
 from crane_pyg.ranking.ranker import Ranker
-from crane_pyg.ranking.relations import choose_ease
+from crane_pyg.ranking.relations import MAX_ITEMS, choose_ease
 
 __all__ = ['ease', 'item_knn', 'popularity']
 
@@ -114,9 +114,16 @@ def ease(
         **kwargs: Other arguments of :class:`~crane_pyg.ranking.Ranker`.
 
     Raises:
-        ValueError: If the pairs are missing, or :obj:`l2` is not positive.
+        ValueError: If the pairs are missing, if :obj:`l2` is not positive, or
+            if there are more than 30,000 items, as it takes a matrix of all
+            items by all items.
     """
     history, size = get_history(data, edge_type)
+    if size[1] > MAX_ITEMS:
+        raise ValueError(
+            f"'data' needs to have at most {MAX_ITEMS} items for a matrix of "
+            f'all items by all items (got {size[1]})'
+        )
     near = Neighborhood(history, {}, size)
     pairs = data[edge_type].get('val_edge_label_index')
     judge: Judge | None = None

@@ -112,7 +112,9 @@ class Ranker(Lists):
             metric (str, optional): The metric to choose by.
                 (default: :obj:`"ndcg@20"`)
             weights (dict[str, float], optional): The weights, if they are
-                known: no pairs are looked at. (default: :obj:`None`)
+                known: no pairs are looked at. For candidates that nobody
+                interacted with, take those of a ranker of all items.
+                (default: :obj:`None`)
             l2 (float, optional): The regularization of :obj:`"ease"`; the
                 ranker keeps it as :obj:`l2`. (default: chosen on validation
                 pairs for up to 3,000 items, and for more as in

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch_geometric.data import HeteroData
 from toy_shop import (
     ITEMS,
     RATES,
@@ -103,3 +104,12 @@ def test_baselines_need_pairs(function):
     match = r"'edge_index' is missing .*'buys'"
     with pytest.raises(ValueError, match=match):
         function(get_data(), edge_type=('user', 'buys', 'item'))
+
+
+def test_ease_needs_a_matrix_that_fits():
+    data = HeteroData()
+    data['user'].num_nodes, data['item'].num_nodes = 1, 30_001
+    data['user', 'rates', 'item'].edge_index = torch.tensor([[0], [5]])
+    match = r"'data' needs to have at most 30000 items .* \(got 30001\)"
+    with pytest.raises(ValueError, match=match):
+        ease(data)
