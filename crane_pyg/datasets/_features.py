@@ -1,13 +1,16 @@
+import math
+import zlib
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import IO, Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crane_pyg.datasets._inter import FIRST_LINE, Pairs
+from crane_pyg.datasets._inter import Pairs
 
 # What a file that cannot be read, or its header, raises:
 DAMAGE = (
@@ -24,13 +27,14 @@ def read_features(path: Path, pairs: Pairs) -> Tensor:
     r"""Reads the feature matrix of one modality, one row per item.
 
     Args:
-        path: The :obj:`.npy` file of real numbers, of any type.
+        path: The :obj:`.npy` file of real numbers, of any type, or the
+            :obj:`.npz` file of one such array.
         pairs: The pairs whose items the rows belong to.
 
     Raises:
-        ValueError: If the file is no matrix of real numbers with one row per
-            item, or if a row holds an infinite value, or is missing (NaN) in
-            part.
+        ValueError: If the file is no matrix of real numbers with a row for
+            every item of a pair, or if a row holds an infinite value, or is
+            missing (NaN) in part.
     """
     source = _open(path)
     _check_layout(path, source)
@@ -43,6 +47,8 @@ def read_features(path: Path, pairs: Pairs) -> Tensor:
 
 
 def _open(path: Path) -> NDArray[Any]:
+    if path.suffix == '.npz':
+        return _open_npz(path)
     # Mapping the file keeps one copy of it in memory, refuses files shorter
     # than their header says, and cannot unpickle objects.
     try:
@@ -53,6 +59,32 @@ def _open(path: Path) -> NDArray[Any]:
             f"'{path}' needs to be a complete '.npy' file without pickled "
             f"objects (got '{e}')"
         ) from e
+
+
+def _open_npz(path: Path) -> NDArray[Any]:
+    # By hand, as NumPy allocates whatever a header promises:
+    try:
+        with ZipFile(path) as archive:
+            (info,) = archive.infolist()
+            with archive.open(info) as file:
+                shape, is_fortran, dtype = _read_header(file)
+                size = math.prod(shape) * dtype.itemsize
+                if dtype.hasobject or size != info.file_size - file.tell():
+                    raise ValueError(f'{dtype} of shape {shape}')
+                x = np.frombuffer(file.read(), dtype)
+        return x.reshape(shape, order='F' if is_fortran else 'C')
+    except (*DAMAGE, BadZipFile, RuntimeError, zlib.error) as e:
+        raise ValueError(
+            f"'{path}' needs to be a complete '.npz' file of one array without "
+            f"pickled objects (got '{e}')"
+        ) from e
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
+    form = np.lib.format
+    if form.read_magic(file) == (1, 0):
+        return form.read_array_header_1_0(file)
+    return form.read_array_header_2_0(file)
 
 
 def _check_layout(path: Path, source: NDArray[Any]) -> None:
@@ -71,16 +103,13 @@ def _check_layout(path: Path, source: NDArray[Any]) -> None:
 
 
 def _check_length(path: Path, num_rows: int, pairs: Pairs) -> None:
-    if num_rows == pairs.num_items:
+    if num_rows >= pairs.num_items:
         return
-    if num_rows > pairs.num_items:
-        got = f"largest 'itemID' '{pairs.num_items - 1}'"
-    else:
-        row = int(np.argmax(pairs.item >= num_rows))
-        got = f"'itemID' '{pairs.item[row]}' on line {row + FIRST_LINE}"
+    item = pairs.item[int(np.argmax(pairs.item >= num_rows))]
     raise ValueError(
         f"'{path}' has {num_rows} rows and needs one for each of the "
-        f"{pairs.num_items} items of '{pairs.path.name}' (got {got})"
+        f"{pairs.num_items} items of '{pairs.path.name}' (got 'itemID' "
+        f"'{item}')"
     )
 
 

@@ -1,5 +1,6 @@
 import gzip
 import re
+import warnings
 import zlib
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -36,7 +37,8 @@ class Pairs(NamedTuple):
 
 
 def read_inter(path: Path) -> Pairs:
-    r"""Reads and checks a tab-separated file of labelled user-item pairs.
+    r"""Reads and checks a tab-separated file of labelled user-item pairs. One
+    that stands again in its split is dropped with a :class:`UserWarning`.
 
     Args:
         path: The file, compressed by :program:`gzip` or not.
@@ -60,11 +62,8 @@ def read_inter(path: Path) -> Pairs:
         _parse(path, column, buffer, start[:, i], end[:, i])
         for column, i in zip(COLUMNS, positions, strict=True)
     )
-    _check_contiguous(path, 'userID', user)
-    _check_contiguous(path, 'itemID', item)
-    pairs = Pairs(path, user, item, label)
-    _check_unique(pairs)
-    return pairs
+    _check_gaps(path, 'userID', user)
+    return _drop_repeated(Pairs(path, user, item, label))
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -152,34 +151,49 @@ def _refuse(path: Path, row: int, column: str, text: str) -> NoReturn:
     )
 
 
-def _check_contiguous(path: Path, column: str, value: Array) -> None:
-    # `N` lines hold at most `N` different ids, so one of `0..N` is missing:
-    seen = np.zeros(value.size + 1, dtype=bool)
-    seen[value[value < value.size]] = True
-    missing = int(np.argmin(seen))
-    if (largest := int(value.max())) > missing:
+def _check_gaps(path: Path, column: str, value: Array) -> None:
+    # What is no index, such as the number of an account, may be very large,
+    # and takes memory for all that are below:
+    num, largest = np.unique(value).size, int(value.max())
+    if largest >= 2 * num:
         row = int(value.argmax())
         raise ValueError(
-            f"'{path}', line {row + FIRST_LINE}: '{column}' needs to take "
-            f'every value from 0 to its largest, but {missing} is missing '
+            f"'{path}', line {row + FIRST_LINE}: '{column}' needs to count "
+            f'from 0 with few gaps, but takes {num} values only '
             f"(got '{largest}')"
         )
 
 
-def _check_unique(pairs: Pairs) -> None:
-    key = pairs.user * pairs.num_items + pairs.item
-    order = np.argsort(key, kind='stable')
-    repeat = np.flatnonzero(key[order[1:]] == key[order[:-1]])
+def _drop_repeated(pairs: Pairs) -> Pairs:
+    order = np.lexsort((pairs.item, pairs.user))  # Which keeps their order.
+    user, item = pairs.user[order], pairs.item[order]
+    is_same = (user[1:] == user[:-1]) & (item[1:] == item[:-1])
+    repeat = np.flatnonzero(is_same)
     if repeat.size == 0:
-        return
-    where = repeat[np.argmin(order[repeat + 1])]
-    first, second = int(order[where]), int(order[where + 1])
+        return pairs
+    label = pairs.label[order]
+    leak = repeat[label[repeat + 1] != label[repeat]]
+    if leak.size > 0:
+        where = leak[np.argmin(np.maximum(order[leak], order[leak + 1]))]
+        _refuse_leak(pairs, *sorted((int(order[where]), int(order[where + 1]))))
+    warnings.warn(
+        f"'{pairs.path}': dropped {repeat.size} pair(s) that stand again in "
+        f"the same split (got '{user[repeat[0]]}' and '{item[repeat[0]]}')",
+        stacklevel=4,
+    )
+    keep = np.ones(order.size, dtype=bool)
+    keep[order[repeat + 1]] = False
+    rows = (pairs.user[keep], pairs.item[keep], pairs.label[keep])
+    return Pairs(pairs.path, *rows)
+
+
+def _refuse_leak(pairs: Pairs, first: int, second: int) -> NoReturn:
     old, new = (SPLITS[pairs.label[row]] for row in (first, second))
-    place = f"twice in '{new}'" if old == new else f"in '{old}' and in '{new}'"
     raise ValueError(
         f"'{pairs.path}', line {second + FIRST_LINE}: each pair of 'userID' "
-        f"and 'itemID' needs to stand once (got '{pairs.user[second]}' and "
-        f"'{pairs.item[second]}' {place}, first on line {first + FIRST_LINE})"
+        f"and 'itemID' needs to stand in one split (got '{pairs.user[second]}' "
+        f"and '{pairs.item[second]}' in '{old}' and in '{new}', first on line "
+        f'{first + FIRST_LINE})'
     )
 
 

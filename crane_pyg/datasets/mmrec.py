@@ -18,6 +18,8 @@ from crane_pyg.datasets._features import read_features
 from crane_pyg.datasets._inter import SPLITS, Pairs, read_inter
 
 SUFFIX = '_feat.npy'
+SUFFIXES = (SUFFIX, '_feat.npz')
+ATTRS = ('edge_index', 'val_edge_label_index', 'test_edge_label_index')
 EXPECTED = f"one '*.inter' (or '*.inter.gz') file and '<modality>{SUFFIX}'"
 
 
@@ -30,7 +32,9 @@ def read_mmrec(folder: str | Path) -> HeteroData:
     :obj:`x_label` (:obj:`0` = training, :obj:`1` = validation, :obj:`2` =
     test) in any order, further columns being ignored, and one matrix
     :obj:`<modality>_feat.npy` per modality, whose row :obj:`i` describes the
-    item :obj:`i`. A row of NaN stands for an item that lacks the modality.
+    item :obj:`i`; or a :obj:`<modality>_feat.npz` that holds it alone. A row
+    of NaN stands for an item that lacks the modality, and so does a row of
+    zeros wherever features are used.
 
     The result holds
 
@@ -39,8 +43,14 @@ def read_mmrec(folder: str | Path) -> HeteroData:
     * :obj:`data['user', 'rates', 'item'].edge_index`, the training pairs, and
       :obj:`val_edge_label_index` and :obj:`test_edge_label_index` next to it.
 
-    Held-out pairs of users without any training pair are dropped with a
-    :class:`UserWarning`; such users keep their id.
+    A :class:`UserWarning` tells of all that is not as it was in the files:
+
+    * held-out pairs of users without any training pair are dropped, and so is
+      a pair that stands again in the same split,
+    * a split of no pairs, validation or test, is left out,
+    * users and items in no pair, due to gaps in their ids or further rows of
+      features, keep their id,
+    * a dot in the name of a modality becomes an underscore.
 
     Args:
         folder: The folder.
@@ -49,23 +59,24 @@ def read_mmrec(folder: str | Path) -> HeteroData:
         FileNotFoundError: If the folder, its :obj:`*.inter` file or its
             feature files are missing.
         ValueError: If the files do not hold what is described above, *e.g.*,
-            ids that do not run from zero without a gap, a pair that stands
-            twice, or a feature matrix of another length.
+            user ids with more gaps than users, a pair that stands in two
+            splits, or feature matrices of other lengths.
     """
     inter_path, feature_paths = find_files(folder)
     pairs = read_inter(inter_path)
-    train, val, test = _split(pairs)
+    splits = _split(pairs)
+    names = _modality_names(feature_paths)
 
     data = HeteroData()
     data['user'].num_nodes = pairs.num_users
-    data['item'].num_nodes = pairs.num_items
-    for path in feature_paths:
-        name = 'x_' + path.name.removesuffix(SUFFIX)
-        data['item'][name] = read_features(path, pairs)
+    xs = {name: read_features(path, pairs) for name, path in names.items()}
+    data['item'].num_nodes = _num_items(names, xs)
+    for name, x in xs.items():
+        data['item'][f'x_{name}'] = x
     store = data['user', 'rates', 'item']
-    store.edge_index = train
-    store.val_edge_label_index = val
-    store.test_edge_label_index = test
+    for name, edge_index in splits.items():
+        store[name] = edge_index
+    _warn_of_others(pairs, data['item'].num_nodes)
     return data
 
 
@@ -87,8 +98,8 @@ def find_files(folder: str | Path) -> tuple[Path, list[Path]]:
     paths = [p for p in sorted(folder.iterdir()) if p.is_file()]
     paths = [path for path in paths if not path.name.startswith('.')]
     inter = [p for p in paths if p.name.endswith(('.inter', '.inter.gz'))]
-    features = [p for p in paths if p.name.endswith(SUFFIX)]
-    features = [path for path in features if path.name != SUFFIX]
+    features = [p for p in paths if p.name.endswith(SUFFIXES)]
+    features = [path for path in features if path.name not in SUFFIXES]
     if not inter or not features:
         what = '*.inter' if not inter else f'<modality>{SUFFIX}'
         raise FileNotFoundError(
@@ -100,17 +111,72 @@ def find_files(folder: str | Path) -> tuple[Path, list[Path]]:
             f"'{folder}' needs to hold exactly one '*.inter' file "
             f'(got {[path.name for path in inter]})'
         )
-    return inter[0], sorted(features, key=lambda p: p.name.removesuffix(SUFFIX))
+    return inter[0], sorted(features, key=_stem)
 
 
-def _split(pairs: Pairs) -> list[torch.Tensor]:
+def _stem(path: Path) -> str:
+    return path.name[: -len(SUFFIX)]
+
+
+def _modality_names(paths: list[Path]) -> dict[str, Path]:
+    r"""Returns the files by the names of the modalities. A module of PyTorch,
+    in a model, cannot have a name with dots.
+    """
+    out: dict[str, Path] = {}
+    for path in paths:
+        name = _stem(path).replace('.', '_')
+        if name in out:
+            raise ValueError(
+                f"'{path.parent}' needs to have one file for the modality "
+                f"'{name}' (got '{out[name].name}' and '{path.name}')"
+            )
+        if name != _stem(path):
+            warnings.warn(
+                f"'{path}' is read as the modality '{name}', as names of "
+                f'modalities have no dots',
+                stacklevel=3,
+            )
+        out[name] = path
+    return out
+
+
+def _num_items(paths: dict[str, Path], xs: dict[str, torch.Tensor]) -> int:
+    num_rows = {name: x.size(0) for name, x in xs.items()}
+    if len(set(num_rows.values())) > 1:
+        found = {path.name: num_rows[name] for name, path in paths.items()}
+        raise ValueError(
+            f'Feature files need to have as many rows as each other, one for '
+            f'each item (got {found})'
+        )
+    return next(iter(num_rows.values()))
+
+
+def _warn_of_others(pairs: Pairs, num_items: int) -> None:
+    for name, index, num in [
+        ('users', pairs.user, pairs.num_users),
+        ('items', pairs.item, num_items),
+    ]:
+        num_others = num - np.unique(index).size
+        if num_others > 0:
+            warnings.warn(
+                f"'{pairs.path}': {num_others} of {num} {name} are in no pair, "
+                f'and keep their ids',
+                stacklevel=3,
+            )
+
+
+def _split(pairs: Pairs) -> dict[str, torch.Tensor]:
     has_train = np.zeros(pairs.num_users, dtype=bool)
     has_train[pairs.user[pairs.label == 0]] = True
     keep = has_train[pairs.user]
 
-    out = []
+    out, missing = {}, []
     for label, name in enumerate(SPLITS):
-        mask = (pairs.label == label) & keep
+        mask = pairs.label == label
+        if label > 0 and not mask.any():
+            missing.append(name)
+            continue
+        mask &= keep
         if not mask.any():
             raise ValueError(
                 f"'{pairs.path}': 'x_label' needs to be {label} ({name}) for "
@@ -118,12 +184,18 @@ def _split(pairs: Pairs) -> list[torch.Tensor]:
                 f'(got {int((pairs.label == label).sum())} pairs in all)'
             )
         edge_index = np.stack([pairs.user[mask], pairs.item[mask]])
-        out.append(torch.from_numpy(edge_index))
+        out[ATTRS[label]] = torch.from_numpy(edge_index)
 
     if not keep.all():
         warnings.warn(
             f"'{pairs.path}': dropped {int((~keep).sum())} held-out pairs of "
             f'{int((~has_train).sum())} users without any training pair',
+            stacklevel=3,
+        )
+    if missing:
+        warnings.warn(
+            f"'{pairs.path}' has no pairs of the splits {missing}, which are "
+            f'left out of the data',
             stacklevel=3,
         )
     return out

@@ -2,9 +2,11 @@ import gzip
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,10 @@ from toys import HEADER, RATES, ROWS, Trap
 
 import crane_pyg.transforms as T
 from crane_pyg.datasets import MMRecDataset, read_mmrec
+from crane_pyg.nn import CRANE
 
+# All validation pairs are of item 3:
+MORE = [(u, 3 if k == 1 else i, k) for u, i, k in ROWS]
 PAIRS = ['edge_index', 'val_edge_label_index', 'test_edge_label_index']
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -285,42 +290,94 @@ def test_wrong_number_of_columns(make_folder, line, row):
 
 
 @pytest.mark.parametrize(
-    ('rows', 'line', 'column', 'missing', 'got'),
+    ('rows', 'users', 'others'),
     [
-        ([*ROWS, (4, 0, 0)], 9, 'userID', 3, 4),
-        ([*ROWS, (2, 5, 0)], 9, 'itemID', 4, 5),
-        ([(u + 1, i, k) for u, i, k in ROWS], 7, 'userID', 0, 3),
-        ([(u, i + 1, k) for u, i, k in ROWS], 6, 'itemID', 0, 4),
-        ([row for row in ROWS if row[0] != 1], 5, 'userID', 1, 2),
-        ([*ROWS, (10**17, 1, 0)], 9, 'userID', 3, 10**17),
+        ([*ROWS, (4, 0, 0)], 5, '1 of 5 users'),
+        ([(u + 1, i, k) for u, i, k in ROWS], 4, '1 of 4 users'),
+        ([row for row in ROWS if row[0] != 1], 3, '1 of 3 users'),
+        ([(u, 0 if i == 1 else i, k) for u, i, k in MORE], 3, '1 of 4 items'),
     ],
 )
-def test_missing_id(make_folder, rows, line, column, missing, got):
-    message = f"line {line}: '{column}' needs to take every value from 0"
-    parts = [message, f"{missing} is missing (got '{got}')"]
-    assert_refused(make_folder(rows), 'toy.inter', *parts)
+def test_gaps_in_ids(make_folder, rows, users, others):
+    folder = make_folder(rows)
+    match = rf"toy\.inter'.* {others} are in no pair, and keep their ids"
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter('always')
+        data = read_mmrec(folder)
+    record = [x for x in record if 'are in no pair' in str(x.message)]
+    assert record[0].filename == __file__
+    assert re.search(match, str(record[0].message))
+    assert data['user'].num_nodes == users
+    assert data['item'].num_nodes == 4
+    assert data[RATES].edge_index.t().tolist() == [
+        [u, i] for u, i, k in rows if k == 0
+    ]
+
+
+@pytest.mark.parametrize('user', [6, 7, 10**17])
+def test_ids_that_are_no_indices(make_folder, user):
+    folder = make_folder([*ROWS, (user, 0, 0)])
+    if user < 8:
+        with pytest.warns(UserWarning, match=f'{user - 3} of {user + 1} users'):
+            assert read_mmrec(folder)['user'].num_nodes == user + 1
+        return
+    message = f"line 9: 'userID' needs to count from 0 .* 4 values .*'{user}'"
+    with pytest.raises(ValueError, match=message):
+        read_mmrec(folder)
+
+
+@pytest.mark.parametrize('item', [4, 10**17])
+def test_items_without_features(make_folder, item):
+    folder = make_folder([*ROWS, (2, item, 0)])
+    message = f"(got 'itemID' '{item}')"
+    assert_refused(folder, "image_feat.npy' has 4 rows", message)
 
 
 def test_repeated_pair_in_one_split(make_folder):
-    folder = make_folder([*ROWS, (1, 1, 0), (0, 0, 0)])
-    message = "(got '1' and '1' twice in 'train', first on line 5)"
-    assert_refused(folder, 'toy.inter', 'line 9', 'userID', 'itemID', message)
+    rows = [*ROWS, (1, 1, 0), (0, 0, 0), (1, 1, 0), (0, 1, 1)]
+    folder = make_folder(rows)
+    match = r"dropped 4 pair\(s\) that stand again in the same split \(got '0'"
+    with pytest.warns(UserWarning, match=match) as record:
+        data = read_mmrec(folder)
+    assert record[0].filename == __file__
+    assert_same(data, read_mmrec(make_folder(folder='other')))
 
 
 def test_repeated_pair_in_two_splits(make_folder):
-    folder = make_folder([*ROWS, (0, 1, 2)])
-    message = "(got '0' and '1' in 'valid' and in 'test', first on line 3)"
-    assert_refused(folder, 'toy.inter', 'line 9', 'userID', 'itemID', message)
+    folder = make_folder([(2, 0, 2), *ROWS, (0, 1, 2), (2, 0, 0)])
+    message = "(got '0' and '1' in 'valid' and in 'test', first on line 4)"
+    assert_refused(folder, 'toy.inter', 'line 10', 'userID', 'itemID', message)
+
+
+def test_no_training_pair(make_folder):
+    rows = [(u, i, 1 if k == 0 else k) for u, i, k in ROWS]
+    message = "'x_label' needs to be 0 (train)"
+    assert_refused(make_folder(rows), 'toy.inter', message, '(got 0 pairs')
 
 
 @pytest.mark.parametrize(
-    ('label', 'name'), [(0, 'train'), (1, 'valid'), (2, 'test')]
+    ('labels', 'names'), [((0, 0, 2), ['valid']), ((0, 1, 0), ['test'])]
 )
-def test_empty_split(make_folder, label, name):
-    other = 1 if label == 0 else 0
-    rows = [(u, i, other if k == label else k) for u, i, k in ROWS]
-    message = f"'x_label' needs to be {label} ({name})"
-    assert_refused(make_folder(rows), 'toy.inter', message, '(got 0 pairs')
+def test_missing_split(make_folder, labels, names):
+    rows = [(u, i, labels[k]) for u, i, k in ROWS]
+    folder = make_folder(rows)
+    match = rf"has no pairs of the splits \['{names[0]}'\], which are left out"
+    with pytest.warns(UserWarning, match=match) as record:
+        data = read_mmrec(folder)
+    assert record[0].filename == __file__
+    left = 1 - labels[1] + 1
+    assert [name for name in PAIRS if name in data[RATES]] == [
+        PAIRS[0],
+        PAIRS[left],
+    ]
+    assert data[RATES].num_edges == sum(k == 0 for _, _, k in rows)
+
+
+def test_training_pairs_alone(make_folder):
+    folder = make_folder([(u, i, 0) for u, i, _ in ROWS])
+    with pytest.warns(UserWarning, match=r"splits \['valid', 'test'\]"):
+        data = read_mmrec(folder)
+    assert [name for name in PAIRS if name in data[RATES]] == PAIRS[:1]
 
 
 def test_split_empty_after_dropping(make_folder):
@@ -404,18 +461,97 @@ def test_whole_numbers_become_floating(make_folder, dtype):
 
 def test_too_few_rows(make_folder):
     folder = make_folder(image=X[:2])
-    got = "(got 'itemID' '2' on line 4)"
+    got = "(got 'itemID' '2')"
     assert_refused(
         folder, "image_feat.npy' has 2 rows", '4 items', "'toy.inter'", got
     )
 
 
-def test_too_many_rows(make_folder):
-    folder = make_folder(image=np.concatenate([X, X]))
-    got = "(got largest 'itemID' '3')"
-    assert_refused(
-        folder, "image_feat.npy' has 8 rows", '4 items', "'toy.inter'", got
-    )
+def test_rows_of_items_that_nobody_rated(make_folder):
+    x = np.concatenate([X, X + 1])
+    folder = make_folder(image=x, text=x[:, :2])
+    match = '4 of 8 items are in no pair, and keep their ids'
+    with pytest.warns(UserWarning, match=match) as record:
+        data = read_mmrec(folder)
+    assert record[0].filename == __file__
+    assert data['item'].num_nodes == 8
+    assert data['item'].x_image.tolist() == x.tolist()
+    data.validate()
+    T.BuildDualGraph(k=2)(data)
+
+
+def test_rows_of_different_numbers(make_folder):
+    folder = make_folder(image=X, text=np.concatenate([X, X]))
+    found = "{'image_feat.npy': 4, 'text_feat.npy': 8}"
+    assert_refused(folder, 'as many rows as each other', found)
+
+
+@pytest.mark.parametrize('order', ['C', 'F'])
+@pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
+def test_npz(make_folder, save, order):
+    folder = make_folder(image=X, text=-X)
+    expected = read_mmrec(folder)
+    (folder / 'image_feat.npy').unlink()
+    save(folder / 'image_feat.npz', np.array(X, dtype='<f8', order=order))
+    assert_same(read_mmrec(folder), expected)
+    dataset = MMRecDataset(folder)
+    assert dataset.raw_file_names[1:] == ['image_feat.npz', 'text_feat.npy']
+
+
+def zipped(content, names=('x.npy',)):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w') as archive:
+        for name in names:
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'',
+        b'no archive',
+        lambda: zipped(npy_bytes(X), ['a.npy', 'b.npy']),
+        lambda: zipped(npy_bytes(X), []),
+        lambda: zipped(npy_bytes(X))[:-30],
+        lambda: zipped(npy_bytes(X)).replace(X.tobytes(), X[::-1].tobytes()),
+        lambda: zipped(npy_bytes(X)[:-1]),
+        lambda: zipped(b'not an array'),
+        lambda: zipped(npy_bytes(X.astype(object), True)),
+        # What promises 2^60 rows may not take their memory:
+        lambda: zipped(
+            npy_bytes(X).replace(
+                b'(4, 3), }' + 18 * b' ', b'(%d, 3), }' % 2**60
+            )
+        ),
+    ],
+)
+def test_bad_npz(make_folder, content):
+    folder = make_folder(text=X)
+    content = content if isinstance(content, bytes) else content()
+    (folder / 'image_feat.npz').write_bytes(content)
+    message = "needs to be a complete '.npz' file of one array without pickled"
+    assert_refused(folder, "image_feat.npz'", message)
+
+
+def test_dots_in_names(make_folder):
+    folder = make_folder(**{'clip.v2': X, 'text': X})
+    match = r"clip\.v2_feat\.npy' is read as the modality 'clip_v2', as"
+    with pytest.warns(UserWarning, match=match) as record:
+        data = read_mmrec(folder)
+    assert record[0].filename == __file__
+    assert list(data['item'].keys()) == ['num_nodes', 'x_clip_v2', 'x_text']
+    CRANE(3, 4, {'clip_v2': 3, 'text': 3})
+
+
+@pytest.mark.parametrize('name', ['clip_v2_feat.npy', 'clip.v2_feat.npz'])
+def test_two_files_of_a_modality(make_folder, name):
+    folder = make_folder(**{'clip.v2': X})
+    (folder / name).write_bytes(b'')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        names = ["'clip_v2'", f"'{name}'", "'clip.v2_feat.npy'"]
+        assert_refused(folder, 'one file for the modality', *names)
 
 
 @pytest.mark.parametrize('value', [np.inf, -np.inf])
