@@ -91,7 +91,7 @@ class ModalityEncoder(torch.nn.Module):
             x, mask = self._encode(name, x_dict[name])
             xs.append(x)
             masks.append(mask)
-        return xs if self.rca is None else self.rca(xs, _fill_masks(xs, masks))
+        return xs if self.rca is None else self.rca(xs, masks)
 
     def _encode(self, name: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
         linear = cast(Linear, self.lins[f'x_{name}'])
@@ -132,18 +132,6 @@ def _project(linear: Linear, x: Tensor, scale: Tensor) -> Tensor:
     with torch.autocast(x.device.type, x.dtype) if half else nullcontext():
         x = F.linear(x, weight).to(weight.dtype)
     return torch.addcmul(bias, x, scale.to(x.dtype))
-
-
-def _fill_masks(
-    xs: list[Tensor], masks: list[Tensor | None]
-) -> list[Tensor] | None:
-    r"""Returns no masks at all if there is none."""
-    if all(mask is None for mask in masks):
-        return None
-    return [
-        x.new_ones(x.size(0), dtype=torch.bool) if mask is None else mask
-        for x, mask in zip(xs, masks, strict=True)
-    ]
 
 
 def check_modalities(in_channels: Mapping[str, int]) -> None:
