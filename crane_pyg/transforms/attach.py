@@ -49,8 +49,8 @@ def attach_items(
         data (torch_geometric.data.HeteroData): The output of
             :obj:`transform`, left as it is.
         features (dict[str, torch.Tensor]): The features of the new items in
-            each modality :math:`(n, F_m)`. A row that holds a NaN lacks the
-            modality, and so do all of them if it is not named.
+            each modality :math:`(n, F_m)`. A row that holds a NaN or only
+            zeros lacks the modality, and so do all of them if it is not named.
         transform (BuildDualGraph, optional): What :obj:`data` was built by.
             (default: :obj:`BuildDualGraph()`)
 

@@ -52,7 +52,8 @@ class BuildDualGraph(BaseTransform):
     their own, see :func:`~crane_pyg.transforms.co_rated.co_rated_graph`.
     Modalities are the attributes :obj:`x_<name>` of the item nodes. A row
     that holds a NaN or only zeros lacks the modality: its other modalities
-    take the share, see :func:`~crane_pyg.transforms.knn.merge_item_graphs`.
+    take the share, see :func:`~crane_pyg.transforms.knn.merge_item_graphs`. A
+    :class:`UserWarning` counts rows that hold a NaN next to numbers.
 
     The neighbors of the items in each modality, the nearest first, are kept
     next to their features, as :obj:`neighbor_<name>` (filled up with

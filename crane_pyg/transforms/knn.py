@@ -9,6 +9,7 @@ from crane_pyg.transforms._utils import (
     check_features,
     check_no_inf,
     check_weights,
+    warn_partly_missing,
 )
 
 
@@ -35,7 +36,8 @@ def knn_item_graph(
     the lower index goes first, whatever the :obj:`block_size`.
 
     A row which is zero or holds a NaN (an item that lacks the modality) has
-    no neighbors and is nobody's neighbor. A row with fewer than :obj:`k`
+    no neighbors and is nobody's neighbor; a :class:`UserWarning` counts those
+    that hold a NaN next to numbers. A row with fewer than :obj:`k`
     valid other rows gets all of them.
 
     Args:
@@ -59,6 +61,7 @@ def knn_item_graph(
     check_size(1, k=k, block_size=block_size)
     check_features(x, 'x')
     check_no_inf(x, 'x')
+    warn_partly_missing(x, 'x', stacklevel=2)
     return nearest(x, k, block_size)
 
 

@@ -12,6 +12,7 @@ from crane_pyg.transforms._utils import (
     check_features,
     check_no_inf,
     get_modalities,
+    warn_partly_missing,
 )
 
 
@@ -76,7 +77,9 @@ class AddUserProfiles(BaseTransform):
     :obj:`x_<modality>` to the user nodes, for every modality
     :obj:`x_<modality>` of the item nodes
     (functional name: :obj:`add_user_profiles`).
-    See :func:`~crane_pyg.transforms.profile.user_profiles`.
+    See :func:`~crane_pyg.transforms.profile.user_profiles`. A row that holds a
+    NaN or only zeros lacks the modality; a :class:`UserWarning` counts those
+    with a NaN next to numbers.
 
     Args:
         edge_type (tuple, optional): The edge type that holds the training
@@ -95,6 +98,7 @@ class AddUserProfiles(BaseTransform):
         r"""Returns the data with the profiles of its users."""
         store, num_users, _ = get_edges(data, self.edge_type)
         for name, x in get_modalities(data, self.edge_type[2]).items():
+            warn_partly_missing(x, f'x_{name}', stacklevel=3)
             profiles = user_profiles(x, store.edge_index, num_users)
             data[self.edge_type[0]][f'x_{name}'] = profiles
         return data

@@ -5,7 +5,11 @@ from torch_geometric.data.hetero_data import HeteroData
 from torch_geometric.transforms.base_transform import BaseTransform
 
 from crane_pyg._check import check_size
-from crane_pyg.transforms._utils import check_no_inf, get_modalities
+from crane_pyg.transforms._utils import (
+    check_no_inf,
+    get_modalities,
+    warn_partly_missing,
+)
 
 OVERSAMPLING = 8
 NUM_ITERATIONS = 4
@@ -29,7 +33,8 @@ class ReduceFeatures(BaseTransform):
     :obj:`data[node_type].explained_<name>` lacks to one: this is the share of
     the sum of squares of the features that is left.
 
-    Rows that hold a NaN stay missing. Features that are not wider than
+    Rows that hold a NaN stay missing; a :class:`UserWarning` counts those that
+    hold numbers as well. Features that are not wider than
     :obj:`channels` stay as they are. :math:`\mathbf{V}_m`, which takes features
     of further items to their coordinates, is kept as
     :obj:`data[node_type].basis_<name>`.
@@ -64,6 +69,7 @@ class ReduceFeatures(BaseTransform):
             if x.size(1) <= self.channels:
                 continue
             check_no_inf(x, f'x_{name}')
+            warn_partly_missing(x, f'x_{name}', stacklevel=3)
             x, basis, explained = truncated_svd(x, self.channels)
             store[f'x_{name}'], store[f'basis_{name}'] = x, basis
             store[f'explained_{name}'] = explained

@@ -55,7 +55,7 @@ def test_reduce_features_of_low_rank_loses_nothing():
 def test_reduce_features_keeps_missing_rows_and_narrow_features():
     torch.manual_seed(0)
     x, y = torch.randn(9, 7), torch.randn(9, 3)
-    x[4, 2] = float('nan')
+    x[4] = float('nan')
     out = T.ReduceFeatures(3)(get_data(x, y))['item']
     assert out.x_image.isnan().all(dim=1).tolist() == [n == 4 for n in range(9)]
     assert out.x_image.isnan().any(dim=1).sum() == 1
