@@ -150,14 +150,15 @@ def fake_graph(
     num_draws = 2 * num_pairs
     pair = draw_index(num_draws, num_users) * num_items
     pair = (pair + draw_index(num_draws, num_items)).unique()
+    users = torch.arange(num_users)
+    held_out = draw_index(num_users, num_items)
+    pair = pair[~torch.isin(pair, users * num_items + held_out)]
     order = torch.randperm(pair.numel(), generator=rng)[:num_pairs]
     pair = pair[order.sort()[0]]
     data = HeteroData()
     data['user'].num_nodes, data['item'].num_nodes = num_users, num_items
     rates = data['user', 'rates', 'item']
     rates.edge_index = torch.stack([pair // num_items, pair % num_items])
-    users = torch.arange(num_users)
-    held_out = draw_index(num_users, num_items)
     rates.test_edge_label_index = torch.stack([users, held_out])
     return data
 
