@@ -22,7 +22,7 @@ from crane_pyg.ranking.neighborhood import Neighborhood
 from crane_pyg.ranking.per_user import METRICS, Metric
 from crane_pyg.ranking.top_k import BARRED, Barred, as_k, blocks, mask_top_k
 
-GRID: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+GRID: Final = tuple(2.0**n for n in range(-5, 6))
 POOL_SIZE: Final = 100
 BLOCK_SIZE: Final = 256
 CHUNK: Final = 1024
