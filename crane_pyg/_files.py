@@ -52,3 +52,18 @@ def save_plain(path: str | Path, content: object, name: str) -> None:
         unsafe = get_unsafe_globals_in_checkpoint(temp)
         if len(unsafe) > 0:
             raise ValueError(f'{message} (got {unsafe[0]})')
+
+
+@contextmanager
+def refusing_damage(path: Path, what: str) -> Iterator[None]:
+    r"""Turns whatever a damaged file leads to into a :class:`ValueError` that
+    names it; that there is no file stays a :class:`FileNotFoundError`.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as e:  # Damage can surface anywhere in the unpickler.
+        raise ValueError(
+            f"'{path}' is no {what} (got {type(e).__name__}: {e})"
+        ) from e

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 
-from crane_pyg._files import save_plain
+from crane_pyg._files import refusing_damage, save_plain
 from crane_pyg.ranking.neighborhood import DenseRows, Graph, Neighborhood
 
 FORMAT: Final = 'crane_pyg.Ranker 1'
@@ -46,7 +46,7 @@ def load_content(
         ValueError: If the file is damaged, or holds something else.
     """
     path = Path(path).expanduser()
-    try:
+    with refusing_damage(path, 'ranker'):
         content = dict(torch.load(path, map_location, weights_only=True))
         if content.pop('format') != FORMAT:
             raise ValueError('another format')
@@ -54,9 +54,3 @@ def load_content(
         history, graphs = content.pop('history'), content.pop('graphs')
         near = Neighborhood(history, graphs, (num_users, num_items))
         return build(near, content)
-    except FileNotFoundError:
-        raise
-    except Exception as e:  # Damage can surface anywhere in the unpickler.
-        raise ValueError(
-            f"'{path}' is no ranker (got {type(e).__name__}: {e})"
-        ) from e

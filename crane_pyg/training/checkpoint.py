@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from crane_pyg._files import replacing, save_plain
+from crane_pyg._files import refusing_damage, replacing, save_plain
 
 __all__ = ['load_checkpoint', 'replacing', 'save_checkpoint']
 
@@ -64,18 +64,12 @@ def load_checkpoint(
             another model.
     """
     path = Path(path).expanduser()
-    try:
+    with refusing_damage(path, 'checkpoint'):
         saved = torch.load(path, map_location, weights_only=True)
         found, state = dict(saved['meta']), dict(saved['state'])
         rng = saved['rng'].cpu()
         cuda_rngs = [x.cpu() for x in saved['cuda_rng']]
         torch.Generator().set_state(rng)  # To see whether it is one.
-    except FileNotFoundError:
-        raise
-    except Exception as e:  # Damage can surface anywhere in the unpickler.
-        raise ValueError(
-            f"'{path}' is no checkpoint (got {type(e).__name__}: {e})"
-        ) from e
     for key in {**meta, **found}:
         lacks = key not in found or key not in meta
         if lacks or found[key] != meta[key]:
