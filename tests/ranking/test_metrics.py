@@ -2,41 +2,16 @@ import math
 
 import pytest
 import torch
+from toy_ranking import (
+    NUM_ITEMS,
+    NUM_USERS,
+    naive_ranking,
+    pairs_by_user,
+    random_pairs,
+)
 
 from crane_pyg.ranking import evaluate, top_k
 from crane_pyg.ranking.metrics import METRICS
-
-NUM_USERS, NUM_ITEMS = 13, 23
-
-
-@pytest.fixture
-def embs():
-    generator = torch.Generator().manual_seed(12)
-    return (
-        torch.randn(NUM_USERS, 4, generator=generator),
-        torch.randn(NUM_ITEMS, 4, generator=generator),
-    )
-
-
-def random_pairs(num_pairs, seed, users=NUM_USERS):
-    r"""Distinct pairs in random order."""
-    generator = torch.Generator().manual_seed(seed)
-    index = torch.randperm(users * NUM_ITEMS, generator=generator)[:num_pairs]
-    return torch.stack([index // NUM_ITEMS, index % NUM_ITEMS])
-
-
-def pairs_by_user(edge_index):
-    out = {}
-    if edge_index is not None:
-        for user, item in edge_index.t().tolist():
-            out.setdefault(user, set()).add(item)
-    return out
-
-
-def naive_ranking(user_emb, item_emb, user, excluded):
-    score = (user_emb[user].double() @ item_emb.double().t()).tolist()
-    items = [item for item in range(len(score)) if item not in excluded]
-    return sorted(items, key=lambda item: -score[item])
 
 
 def naive_evaluate(user_emb, item_emb, edge_label_index, exclude, ks):
